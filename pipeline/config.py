@@ -1,0 +1,157 @@
+"""All settings, in one place: environment (`MAILECHO_…`), then one TOML file, then defaults.
+
+Nested settings are joined by two underscores in the environment (`MAILECHO_KAFKA__BOOTSTRAP_SERVERS`)
+and are tables in the file (`[kafka]`). The file is `MAILECHO_CONFIG`, else `mailecho.toml` in the
+data directory, if there is one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from mailecho.schemas.topics import DAY_MS, Windows
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(_Section):
+    """The cluster. Without `bootstrap_servers` the one that `mailecho up` runs is used."""
+
+    bootstrap_servers: str = Field("", description="host:port, comma separated; empty: the embedded broker")
+    partitions: int = Field(4, ge=1, le=10_000, description="Of raw and keyed topics; fixed once they exist")
+    replication_factor: int = Field(1, ge=1, le=9)
+    session_timeout_ms: int = Field(
+        10_000,
+        ge=6_000,
+        le=30_000,
+        description="A dead worker's partitions wait this long; Kafka refuses less than 6 s",
+    )
+    pace_ms: int = Field(
+        50,
+        ge=0,
+        le=5_000,
+        description="Rest before each fetch: cost at live rates is per wake-up, not per event",
+    )
+    heap_mb: int = Field(512, ge=128, description="Heap of the embedded broker")
+
+
+class ClickHouseSettings(_Section):
+    """The database. Without `url` the embedded engine that `mailecho up` runs is used."""
+
+    url: str = Field("", description="http(s)://host:port; empty: the embedded engine")
+    database: str = Field("mailecho", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    user: str = "default"
+    password: SecretStr = SecretStr("")
+
+
+class ApiSettings(_Section):
+    """Lookup API and status page. Any address but loopback needs a token."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    token: SecretStr = SecretStr("")
+
+
+class LanderSettings(_Section):
+    """When a range of events is inserted."""
+
+    flush_seconds: float = Field(
+        1.0, gt=0, le=60, description="The dedup window counts blocks: by the second, not faster"
+    )
+    flush_rows: int = Field(50_000, ge=1, le=500_000)
+    flush_bytes: int = Field(48 * 1024 * 1024, ge=64 * 1024)
+    accept_gap: bool = Field(False, description="Go on past events that expired unread; each gap is logged")
+
+
+class WindowSettings(_Section):
+    """Dedupe windows. Retention of the topics follows from them."""
+
+    delivery_days: float = Field(3.0, gt=0, le=30)
+    report_days: float = Field(15.0, gt=0, le=60)
+
+
+class SentrySettings(_Section):
+    """Errors go to Sentry when a DSN is set, with addresses and bodies scrubbed."""
+
+    dsn: SecretStr = SecretStr("")
+    environment: str = "production"
+
+
+class Settings(BaseSettings):
+    """Mailecho's settings. `mailecho` prints where each may be set when one is wrong."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MAILECHO_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    data_dir: Path = Field(Path("mailecho-data"), description="Stores, embedded broker and engine, identity key")
+    kafka: KafkaSettings = KafkaSettings()
+    clickhouse: ClickHouseSettings = ClickHouseSettings()
+    api: ApiSettings = ApiSettings()
+    lander: LanderSettings = LanderSettings()
+    windows: WindowSettings = WindowSettings()
+    sentry: SentrySettings = SentrySettings()
+    policy_file: Path | None = Field(None, description="TOML; the default policy without it")
+    identity_key: SecretStr = Field(
+        SecretStr(""),
+        description="Hex, 32 bytes or more; made in the data directory at first start without it",
+    )
+    own_domains: tuple[str, ...] = Field(
+        (), description="Domains we send from: a returned message naming one is plausible"
+    )
+    own_mtas: tuple[str, ...] = Field((), description="Our MTAs whose logs we read: their DSNs are marked echo")
+    addresses: Literal["clear", "none"] = Field("clear", description="Whether the suppression list holds addresses")
+    instance: str = Field("0", pattern=r"^[A-Za-z0-9._-]{1,60}$", description="Static group member of this process")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings]
+        file = config_file(init_settings().get("data_dir"))
+        if file is not None:
+            sources.append(TomlConfigSettingsSource(settings_cls, toml_file=file))
+        return tuple(sources)
+
+    @property
+    def dedupe_windows(self) -> Windows:
+        """The dedupe windows in milliseconds."""
+        return Windows(int(self.windows.delivery_days * DAY_MS), int(self.windows.report_days * DAY_MS))
+
+
+def config_file(data_dir: Any = None) -> Path | None:
+    """The TOML file in force, or None: MAILECHO_CONFIG, else mailecho.toml in the data directory."""
+    named = os.environ.get("MAILECHO_CONFIG")
+    if named:
+        return Path(named)
+    file = Path(data_dir or os.environ.get("MAILECHO_DATA_DIR") or "mailecho-data") / "mailecho.toml"
+    return file if file.is_file() else None
+
+
+def load(data_dir: Path | None = None, **overrides: Any) -> Settings:
+    """Settings from environment and file; arguments win. Raises pydantic's ValidationError, which names the field."""
+    if data_dir is not None:
+        overrides["data_dir"] = data_dir
+    return Settings(**overrides)

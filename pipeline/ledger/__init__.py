@@ -1,0 +1,1 @@
+"""Dedupe, recipient state and suppression policy, as a deterministic fold over `classified`."""

@@ -1,0 +1,139 @@
+"""The vocabulary of an event: kinds, permanence, causes, faults and trust. Spelled once, here."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a report or log line says happened. Policy decides what that leads to."""
+
+    BOUNCE = "bounce"
+    DELAY = "delay"
+    DELIVERY = "delivery"
+    INJECTION = "injection"
+    EXPIRY = "expiry"
+    REJECTION = "rejection"
+    COMPLAINT = "complaint"
+    NOT_SPAM = "not_spam"
+    UNSUBSCRIBE = "unsubscribe"
+    OPEN = "open"
+    CLICK = "click"
+    AUTH_REPORT = "auth_report"
+    AUTO_REPLY = "auto_reply"
+    CHALLENGE = "challenge"
+    READ_RECEIPT = "read_receipt"
+    QUARANTINE_NOTICE = "quarantine_notice"
+    BACKSCATTER = "backscatter"
+    NOT_FEEDBACK = "not_feedback"
+
+
+class Permanence(StrEnum):
+    """The class of the code that decided: 5 is permanent, 4 transient."""
+
+    PERMANENT = "permanent"
+    TRANSIENT = "transient"
+    UNKNOWN = "unknown"
+
+
+class Fault(StrEnum):
+    """Whose side must act."""
+
+    RECIPIENT = "recipient"
+    DOMAIN = "domain"
+    SENDER = "sender"
+    MESSAGE = "message"
+    NETWORK = "network"
+    RECEIVER = "receiver"
+    NONE = ""
+
+
+class Trust(StrEnum):
+    """How far a report may be believed: anyone can mail us a forged one."""
+
+    VERIFIED = "verified"  # our own log, a signed webhook, a valid token of ours
+    PLAUSIBLE = "plausible"  # the returned message names our domains
+    UNVERIFIED = "unverified"
+
+
+#: Order of belief, weakest first.
+TRUST_RANK = {Trust.UNVERIFIED: 0, Trust.PLAUSIBLE: 1, Trust.VERIFIED: 2}
+
+
+class Cause(StrEnum):
+    """Why mail was refused, delayed or complained about."""
+
+    MAILBOX_UNKNOWN = "mailbox_unknown"
+    MAILBOX_MOVED = "mailbox_moved"
+    MAILBOX_DISABLED = "mailbox_disabled"
+    MAILBOX_FULL = "mailbox_full"
+    RECIPIENT_RESTRICTED = "recipient_restricted"
+    RECIPIENT_RATE = "recipient_rate"
+    ADDRESS_SYNTAX = "address_syntax"
+    DOMAIN_UNKNOWN = "domain_unknown"
+    DOMAIN_NO_MAIL = "domain_no_mail"
+    SENDER_REJECTED = "sender_rejected"
+    AUTH_FAILURE = "auth_failure"
+    SMTP_AUTH = "smtp_auth"
+    PTR_MISSING = "ptr_missing"
+    REPUTATION = "reputation"
+    BLOCKLIST = "blocklist"
+    RELAY_DENIED = "relay_denied"
+    RATE_LIMIT = "rate_limit"
+    GREYLIST = "greylist"
+    SPAM_CONTENT = "spam_content"
+    CONTENT_POLICY = "content_policy"
+    CONTENT_MALFORMED = "content_malformed"
+    MALWARE = "malware"
+    MESSAGE_TOO_LARGE = "message_too_large"
+    POLICY_OTHER = "policy_other"
+    NETWORK = "network"
+    ROUTING_LOOP = "routing_loop"
+    TLS_REQUIRED = "tls_required"
+    EXPIRED = "expired"
+    SYSTEM_ERROR = "system_error"
+    SYSTEM_FULL = "system_full"
+    PROTOCOL_ERROR = "protocol_error"
+    ALREADY_SUPPRESSED = "already_suppressed"
+    UNDETERMINED = "undetermined"
+
+
+_FAULT_MEMBERS: dict[Fault, tuple[Cause, ...]] = {
+    Fault.RECIPIENT: (
+        Cause.MAILBOX_UNKNOWN,
+        Cause.MAILBOX_MOVED,
+        Cause.MAILBOX_DISABLED,
+        Cause.MAILBOX_FULL,
+        Cause.RECIPIENT_RESTRICTED,
+        Cause.RECIPIENT_RATE,
+        Cause.ADDRESS_SYNTAX,
+    ),
+    Fault.DOMAIN: (Cause.DOMAIN_UNKNOWN, Cause.DOMAIN_NO_MAIL),
+    Fault.SENDER: (
+        Cause.SENDER_REJECTED,
+        Cause.AUTH_FAILURE,
+        Cause.SMTP_AUTH,
+        Cause.PTR_MISSING,
+        Cause.REPUTATION,
+        Cause.BLOCKLIST,
+        Cause.RELAY_DENIED,
+        Cause.RATE_LIMIT,
+        Cause.GREYLIST,
+        Cause.POLICY_OTHER,
+        Cause.TLS_REQUIRED,
+        Cause.ALREADY_SUPPRESSED,
+    ),
+    Fault.MESSAGE: (
+        Cause.SPAM_CONTENT,
+        Cause.CONTENT_POLICY,
+        Cause.CONTENT_MALFORMED,
+        Cause.MALWARE,
+        Cause.MESSAGE_TOO_LARGE,
+    ),
+    Fault.NETWORK: (Cause.NETWORK, Cause.ROUTING_LOOP, Cause.EXPIRED),
+    Fault.RECEIVER: (Cause.SYSTEM_ERROR, Cause.SYSTEM_FULL, Cause.PROTOCOL_ERROR),
+    Fault.NONE: (Cause.UNDETERMINED,),
+}
+
+#: Each cause's fault; total over Cause.
+FAULT_OF: dict[Cause, Fault] = {cause: fault for fault, causes in _FAULT_MEMBERS.items() for cause in causes}

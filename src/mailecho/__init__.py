@@ -1,0 +1,1 @@
+"""Mailecho: the event-streaming pipeline that hears every echo of mail."""

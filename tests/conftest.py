@@ -1,0 +1,24 @@
+"""Fixtures for all tests: a real broker, a real engine, and what makes a skip in CI a failure."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+pytest_plugins = ["tests.fixtures_kafka", "tests.fixtures_clickhouse"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults-full", action="store_true", help="the whole fault run, not the seeded selection")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
+    """In CI, a test that needs Kafka or ClickHouse and was skipped has failed."""
+    report = yield
+    needs = [name for name in ("kafka", "clickhouse") if item.get_closest_marker(name)]
+    if report.skipped and needs and os.environ.get("CI"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI, but it needs {' and '.join(needs)}: {report.longrepr}"
+    return report

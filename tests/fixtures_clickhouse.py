@@ -1,0 +1,1 @@
+"""The real ClickHouse engine, for tests."""

@@ -1,0 +1,1 @@
+"""The real Apache Kafka broker, for tests."""
