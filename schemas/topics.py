@@ -128,7 +128,7 @@ def registry(partitions: int = 4, windows: Windows | None = None) -> dict[str, T
             holds="Classified events and commands, by recipient key",
             key="none; the partition follows from the recipient key",
             value="micro-batch: newline-delimited JSON lines",
-            headers=("schema", "rules-version", "origin"),
+            headers=("schema", "rules-version", "identity", "origin"),
             partitions=partitions,
             # outlives the longest window and the ledger's downtime
             retention_ms=w.report_ms * 22 // 15,
@@ -140,7 +140,7 @@ def registry(partitions: int = 4, windows: Windows | None = None) -> dict[str, T
             holds="Deduplicated events, one record for each record of classified",
             key="none; the partition is that of classified",
             value="newline-delimited JSON rows, then suppression changes from byte `changes-at` on",
-            headers=("schema", "n", "rows", "changes-at", "totals"),
+            headers=("schema", "n", "answered", "rows", "changes-at", "totals"),
             partitions=partitions,
             retention_ms=7 * DAY_MS,
             segment_ms=DAY_MS // 4,
