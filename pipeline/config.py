@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     )
     own_mtas: tuple[str, ...] = Field((), description="Our MTAs whose logs we read: their DSNs are marked echo")
     addresses: Literal["clear", "none"] = Field("clear", description="Whether the suppression list holds addresses")
+    accept_gap: bool = Field(
+        False, description="Go on past records that expired before they were read; each such gap is logged"
+    )
     instance: str = Field("0", pattern=r"^[A-Za-z0-9._-]{1,60}$", description="Static group member of this process")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

@@ -21,12 +21,14 @@ FILE = "file"  # where intake read it, for people
 
 # feedback.classified
 RULES = "rules-version"
+IDENTITY = "identity"  # fingerprint of the identity key that made the recipient keys
 ORIGIN = "origin"  # "topic:partition:first-last", comma separated: the raw records inside
 
 # feedback.events
 EMISSION = "n"  # the offset of the `classified` record it answers
 ROWS = "rows"
 CHANGES_AT = "changes-at"  # byte position of the first suppression change in the value
+ANSWERED = "answered"  # append time of that record: tells a recreated topic
 TOTALS = "totals"  # JSON: what the partition's fold has counted so far
 
 # feedback.suppressions

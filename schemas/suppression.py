@@ -87,3 +87,16 @@ def split_entry_key(key: bytes) -> tuple[str, str, str, str]:
     """The inverse of `entry_key`. Raises ValueError for anything else."""
     scope, scope_id, subject, subject_key = key.decode().split("/", 3)
     return scope, unquote(scope_id), subject, subject_key
+
+
+_POLICY = b"meta/policy/"
+
+
+def policy_key(partition: int) -> bytes:
+    """The key under which a partition's policy in force stands on the topic, beside the entries."""
+    return _POLICY + str(partition).encode()
+
+
+def is_entry_key(key: bytes) -> bool:
+    """Whether a key of the topic is an entry's; the other one is the policy's."""
+    return not key.startswith(_POLICY)
