@@ -1,0 +1,238 @@
+"""The ledger's fold: one record of `classified` in, one output out, state in a store.
+
+Deterministic: no wall clock and no randomness. Time is the running maximum of `received_at`.
+The same records folded twice, in one process or in ten that died, give the same outputs, so a
+reader who drops what is at or below its watermark sees each exactly once (DESIGN 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from mailecho.pipeline.ids import event_id
+from mailecho.pipeline.ledger.dedupe import Seen
+from mailecho.pipeline.ledger.entries import Change, Entries
+from mailecho.pipeline.ledger.policy import Incident, Policy, parse_policy
+from mailecho.pipeline.ledger.store import Transaction
+from mailecho.pipeline.times import row_ms
+from mailecho.schemas.classified import COMMAND_PREFIX, COPY_PREFIX, ID_END, ROW_PREFIX, row_of
+from mailecho.schemas.event import NO_ID
+from mailecho.schemas.taxonomy import Kind
+from mailecho.schemas.topics import DAY_MS, RAW_DELIVERY, Windows
+
+META = "meta"
+NEXT = b"next"
+CLOCK = b"clock"
+TOTALS = b"totals"
+POLICY = b"policy"
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the fold of one partition has counted; each field at the branch that decides it."""
+
+    classified: int = 0
+    duplicates: int = 0
+    events: int = 0
+    late: int = 0
+    commands: int = 0
+    copies: int = 0
+
+    def to_json(self) -> bytes:
+        """The header `totals` of an output record."""
+        return orjson.dumps(self)
+
+
+@dataclass(slots=True)
+class Output:
+    """What one input record leads to. `n` is its offset, the emission number."""
+
+    n: int
+    rows: list[bytes] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    late: list[tuple[bytes, str]] = field(default_factory=list)  # line, why
+    totals: bytes = b""
+    policy: bytes | None = None  # the policy that came into force, as JSON
+    clock: int = 0  # the fold's clock after the record, epoch milliseconds
+
+
+class NotClassified(ValueError):
+    """A line that is none of `schemas.classified`: something else writes to the topic."""
+
+
+class Fold:
+    """One partition's fold. All state is in the transaction's store; nothing is kept between calls
+    but what a store's owner may know without reading (the policy, parsed)."""
+
+    def __init__(self, windows: Windows, default_policy: Policy, *, keep_addresses: bool = True) -> None:
+        near = min(DAY_MS, windows.delivery_ms // 3)
+        self._windows = windows
+        self._seen_delivery = Seen("delivery", windows.delivery_ms, near)
+        self._seen_report = Seen("report", windows.report_ms, min(DAY_MS, windows.report_ms // 3))
+        self._default = default_policy
+        self._policies: dict[bytes, Policy] = {}
+        self._entries = Entries(windows.report_ms, keep_addresses=keep_addresses)
+
+    def next_offset(self, tx: Transaction) -> int:
+        """The offset that the store expects next; 0 for a new one."""
+        return _int(tx.get(META, NEXT))
+
+    def start_at(self, tx: Transaction, offset: int) -> None:
+        """Say that a new store begins at `offset`."""
+        tx.put(META, NEXT, offset.to_bytes(8, "big"))
+
+    def count_from(self, tx: Transaction, totals: bytes) -> None:
+        """Go on counting from these totals: those of the emission that a rebuilt store stands at."""
+        tx.put(META, TOTALS, totals)
+
+    def totals(self, tx: Transaction) -> Totals:
+        """What has been counted up to the store's offset."""
+        return Totals(**orjson.loads(tx.get(META, TOTALS) or b"{}"))
+
+    def restore_policy(self, tx: Transaction, policy: bytes) -> None:
+        """Put the policy in force, as read from the topic, into a new store."""
+        tx.put(META, POLICY, policy)
+
+    def explicit_policy(self, tx: Transaction) -> bytes | None:
+        """The policy that a command has put in force, as JSON; None before the first."""
+        return tx.get(META, POLICY)
+
+    def policy(self, tx: Transaction) -> Policy:
+        """The policy in force at the store's offset."""
+        data = tx.get(META, POLICY)
+        if data is None:
+            return self._default
+        known = self._policies.get(data)
+        if known is None:
+            known = self._policies[data] = parse_policy(orjson.loads(data))
+        return known
+
+    def apply(self, tx: Transaction, offset: int, value: bytes) -> Output:
+        """Fold the record at `offset` (which must be the next one) into the store.
+
+        Raises NotClassified before anything is changed.
+        """
+        lines = [_parse(line, offset) for line in value.split(b"\n") if line]
+        out = Output(offset)
+        started = clock = _int(tx.get(META, CLOCK))
+        totals = self.totals(tx)
+        self._entries.begin(tx, self.policy(tx), offset)
+        for line, parsed, received in lines:
+            if "row" in parsed:
+                totals.classified += 1
+                clock = self._event(tx, line, parsed, received, clock, totals, out)
+                continue
+            clock = max(clock, received)
+            if "copy" in parsed:
+                totals.copies += 1
+                self._entries.domain_fact(parsed["copy"]["domain"], _copied(parsed["copy"]))
+            else:
+                totals.classified += 1
+                self._command(tx, parsed["command"], clock, totals, out)
+        if clock > started:
+            for seen in (self._seen_delivery, self._seen_report):
+                seen.advance(tx, clock)
+            self._entries.advance(tx, clock)
+        out.changes = self._entries.finish()
+        out.totals, out.clock = totals.to_json(), clock
+        tx.put(META, CLOCK, clock.to_bytes(8, "big"))
+        tx.put(META, TOTALS, out.totals)
+        tx.put(META, NEXT, (offset + 1).to_bytes(8, "big"))
+        return out
+
+    def skip(self, tx: Transaction, offset: int) -> Output:
+        """Pass a record that is not classified: its output is empty, as for any other number."""
+        return self.apply(tx, offset, b"")
+
+    def _event(
+        self,
+        tx: Transaction,
+        line: bytes,
+        parsed: dict[str, Any],
+        received: int,
+        clock: int,
+        totals: Totals,
+        out: Output,
+    ) -> int:
+        row = parsed["row"]
+        delivery_log = row["raw_topic"] == RAW_DELIVERY
+        window = self._windows.delivery_ms if delivery_log else self._windows.report_ms
+        if received < clock - window:
+            totals.late += 1
+            behind = f"{(clock - received) / 1000:.0f} s behind the clock, the window is {window / 1000:.0f} s"
+            out.late.append((line, f"received {behind}"))
+            return clock
+        clock = max(clock, received)
+        seen = self._seen_delivery if delivery_log else self._seen_report
+        if seen.check(tx, UUID(row["event_id"]).bytes, clock):
+            totals.duplicates += 1
+            if row["kind"] == Kind.DELIVERY:
+                return clock
+            # A twin may be trusted more than the one that came first: policy sees both.
+        else:
+            totals.events += 1
+            out.rows.append(row_of(line))
+        if row.get("recipient_key", NO_ID) != NO_ID:
+            self._entries.recipient_fact(row, parsed.get("address", ""), _incident(row, received))
+        return clock
+
+    def _command(self, tx: Transaction, command: dict[str, Any], clock: int, totals: Totals, out: Output) -> None:
+        # an id without a time: a repeated send arrives at another
+        if self._seen_report.check(tx, UUID(event_id(0, "command", command["id"])).bytes, clock):
+            totals.duplicates += 1
+            return
+        totals.commands += 1
+        if command["type"] == "policy":
+            out.policy = orjson.dumps(command["policy"], option=orjson.OPT_SORT_KEYS)
+            tx.put(META, POLICY, out.policy)
+            self._entries.use(self.policy(tx))
+        else:
+            self._entries.command(command)
+
+
+def _parse(line: bytes, offset: int) -> tuple[bytes, dict[str, Any], int]:
+    """(line, its JSON, received in epoch milliseconds). Raises NotClassified."""
+    try:
+        parsed = orjson.loads(line)
+        if line.startswith(ROW_PREFIX):
+            row = parsed["row"]
+            row["raw_topic"], row["kind"], row["occurred_at"]
+            if line[ID_END : ID_END + 1] != b'"' or len(row["event_id"]) != 36:
+                raise ValueError("event_id is no UUID")
+            row_of(line)
+            return line, parsed, row_ms(row["received_at"])
+        if line.startswith(COPY_PREFIX):
+            return line, parsed, int(parsed["copy"]["received"])
+        if line.startswith(COMMAND_PREFIX):
+            return line, parsed, int(parsed["command"]["received"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise NotClassified(f"offset {offset}: no classified line ({error!r}): {line[:120]!r}") from None
+    raise NotClassified(f"offset {offset}: a line that begins with {line[:24]!r} is no classified line")
+
+
+def _int(data: bytes | None) -> int:
+    return int.from_bytes(data, "big") if data else 0
+
+
+def _incident(row: dict[str, Any], received: int) -> Incident:
+    outcome = row.get("outcome_id", NO_ID)
+    return Incident(
+        event_id=row["event_id"],
+        kind=row["kind"],
+        at=min(row_ms(row["occurred_at"]), received),
+        cause=row.get("cause", ""),
+        permanence=row.get("permanence", "unknown"),
+        feedback_type=row.get("feedback_type", ""),
+        confidence=row.get("confidence", 0.0),
+        trust=row.get("trust", "unverified"),
+        message=outcome if outcome != NO_ID else row["event_id"],
+    )
+
+
+def _copied(copy: dict[str, Any]) -> Incident:
+    names = ("event_id", "kind", "at", "cause", "permanence", "confidence", "trust", "message")
+    return Incident(**{name: copy[name] for name in names})

@@ -1,0 +1,83 @@
+"""Which event ids have been seen within a window (DESIGN 2, point 6).
+
+An id carries its event's time. Ids dated within a day of the clock go into the bucket of that day,
+one database a day, dropped whole when it has served; all others into the younger of two
+generations that the clock rotates. An id is stored with the clock at which it was last seen, and
+is a duplicate within one window of that.
+"""
+
+from __future__ import annotations
+
+from mailecho.pipeline.ids import id_ms
+from mailecho.pipeline.ledger.store import Transaction
+
+_VALUE = 8  # bytes: the clock, big-endian
+
+
+class Seen:
+    """The ids of one class of events (those that share a window) in one partition."""
+
+    def __init__(self, name: str, window_ms: int, near_ms: int) -> None:
+        """`near_ms` is a bucket's width, and how far from the clock an id may be dated to go into one."""
+        self._name = name
+        self._window = window_ms
+        self._near = near_ms
+        self._meta_key = f"ids/{name}/generation".encode()
+
+    def check(self, tx: Transaction, raw: bytes, clock: int) -> bool:
+        """True if the id is a duplicate. Either way it counts as seen at `clock` from now on."""
+        place = self._place(tx, raw, clock)
+        now = clock.to_bytes(_VALUE, "big")
+        fresh = tx.add(place, raw, now)
+        last = clock if fresh else int.from_bytes(tx.get(place, raw) or b"", "big")
+        if not fresh:
+            tx.put(place, raw, now)
+        seen = not fresh and last >= clock - self._window
+        # Not always where it would go now: it may have been dated near the clock, and no more.
+        for other in self._others(tx, raw, place):
+            value = tx.get(other, raw)
+            if value is not None and int.from_bytes(value, "big") >= clock - self._window:
+                seen = True
+        return seen
+
+    def advance(self, tx: Transaction, clock: int) -> None:
+        """Drop what no look-up can need at this clock, and rotate the generations."""
+        prefix = f"ids/{self._name}/day/"
+        for name in tx.names(prefix):
+            # stored a day after the bucket's end at the latest, and needed for a window after that
+            if (int(name[len(prefix) :]) + 2) * self._near + self._window < clock:
+                tx.drop(name)
+        number, started = self._generation(tx)
+        if not started:
+            self._set_generation(tx, number, clock)
+        elif clock >= started + self._window:
+            # An id of the younger generation stays for one more window, so it is found for at least one.
+            if clock >= started + 2 * self._window:
+                tx.drop(self._generation_name(number))
+            tx.drop(self._generation_name(number - 1))
+            self._set_generation(tx, number + 1, clock)
+
+    def _place(self, tx: Transaction, raw: bytes, clock: int) -> str:
+        dated = id_ms(raw)
+        if abs(dated - clock) <= self._near:
+            return self._bucket(dated)
+        return self._generation_name(self._generation(tx)[0])
+
+    def _others(self, tx: Transaction, raw: bytes, place: str) -> list[str]:
+        number = self._generation(tx)[0]
+        names = (self._bucket(id_ms(raw)), self._generation_name(number), self._generation_name(number - 1))
+        return [name for name in names if name != place and tx.exists(name)]
+
+    def _bucket(self, dated: int) -> str:
+        return f"ids/{self._name}/day/{dated // self._near}"
+
+    def _generation_name(self, number: int) -> str:
+        return f"ids/{self._name}/generation/{number}"
+
+    def _generation(self, tx: Transaction) -> tuple[int, int]:
+        """(number of the younger generation, the clock at which it began; 0 before the first)."""
+        value = tx.get("meta", self._meta_key)
+        return (int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big")) if value else (1, 0)
+
+    def _set_generation(self, tx: Transaction, number: int, started: int) -> None:
+        tx.put("meta", self._meta_key, number.to_bytes(8, "big") + started.to_bytes(8, "big"))

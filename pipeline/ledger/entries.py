@@ -1,0 +1,254 @@
+"""Entries of the suppression list as the fold keeps them: facts in, net changes out.
+
+All that policy knows of a subject is inside its entry, as it stands on `feedback.suppressions`;
+only the times of verified deliveries stay in the store, since there are as many as recipients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from mailecho.pipeline.ledger.policy import Facts, Incident, Policy, decide, matching, merge, newest_answered
+from mailecho.pipeline.ledger.store import Transaction
+from mailecho.schemas.suppression import Scope, entry_key
+from mailecho.schemas.taxonomy import Kind, Trust
+
+ENTRIES = "entries"
+PENDING = "pending"
+_DELIVERED = "delivered/{}"
+_DELIVERED_KEY = b"delivered"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One net change: the topic's key and value (None removes), and the row for ClickHouse."""
+
+    key: bytes
+    value: bytes
+    entry: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Working:
+    """An entry that the present record touches."""
+
+    entry: dict[str, Any]  # as stored, {} for a new one
+    facts: Facts
+    head: dict[str, Any]  # scope, scope_id, subject, subject_key, domain
+    address: str = ""
+    actor: str = ""
+    note: str = ""
+
+
+class Entries:
+    """The entries of one partition. `begin`, any number of facts and commands, `finish`."""
+
+    def __init__(self, window_ms: int, *, keep_addresses: bool = True) -> None:
+        self._window = window_ms
+        self._keep_addresses = keep_addresses
+
+    def begin(self, tx: Transaction, policy: Policy, offset: int) -> Entries:
+        """Start on the record at `offset`."""
+        self._tx = tx
+        self._offset = offset
+        self._touched: dict[bytes, _Working] = {}
+        self._generation = _generation(tx)[0]
+        self._forced = _due(tx, offset)
+        self.use(policy)
+        return self
+
+    def use(self, policy: Policy) -> None:
+        """Decide by this policy from here on."""
+        self._policy = policy
+        resettable = (rule for rule in policy.rule if rule.reset_by_delivery and rule.subject == "address")
+        self._reset_scopes = {rule.scope for rule in resettable}
+
+    def recipient_fact(self, row: dict[str, Any], address: str, incident: Incident) -> None:
+        """Take one event about an address: a failure, a complaint, or a delivery that answers them."""
+        tenant, stream, key = row.get("tenant", ""), row.get("stream", ""), row["recipient_key"]
+        if incident.kind == Kind.DELIVERY:
+            if incident.trust == Trust.VERIFIED:
+                self._delivery(tenant, stream, key, incident.at)
+            return
+        for rule in matching(self._policy, incident, "address"):
+            scope_id = _scope_id(rule.scope, tenant, stream)
+            working = self._work(rule.scope, scope_id, "address", key, row.get("recipient_domain", ""))
+            if address:
+                working.address = address
+            self._count(working, rule.id, incident)
+
+    def domain_fact(self, domain: str, incident: Incident) -> None:
+        """Take one failure that concerns a whole domain."""
+        for rule in matching(self._policy, incident, "domain"):
+            # a domain is the same for every tenant, whatever the rule says
+            self._count(self._work(Scope.GLOBAL, "", "domain", domain, domain), rule.id, incident)
+
+    def command(self, command: dict[str, Any]) -> None:
+        """Apply a manual add or release; `subject_key`, `domain` and `address` are resolved by classify."""
+        scope = Scope(command["scope"])
+        scope_id = _scope_id(scope, command.get("tenant", ""), command.get("stream", ""))
+        working = self._work(scope, scope_id, command["subject"], command["subject_key"], command["domain"])
+        working.address = command.get("address", "") or working.address
+        working.actor, working.note = command.get("actor", ""), command.get("note", "")
+        at = int(command["received"])
+        if command["type"] == "add":
+            working.facts.manual = {
+                "at": at,
+                "reason": command.get("reason", "manual"),
+                "expires": command.get("expires", 0),
+                "id": command["id"],
+            }
+        else:
+            working.facts.manual = None
+            working.facts.released = max(working.facts.released, at)
+
+    def finish(self) -> list[Change]:
+        """Decide what was touched; one change for each entry that is not as it was."""
+        changes = []
+        for key, working in sorted(self._touched.items()):
+            change = self._decided(key, working)
+            if change:
+                changes.append(change)
+                self._tx.put(ENTRIES, key, change.value)
+                self._forced.discard(key)
+        for key in sorted(self._forced):
+            # a change of this very record, sent before the store was lost: sent again as it was
+            value = self._tx.get(ENTRIES, key)
+            if value is not None:
+                changes.append(Change(key, value, orjson.loads(value)))
+        return changes
+
+    def advance(self, tx: Transaction, clock: int) -> None:
+        """Forget deliveries older than a window, in two generations."""
+        number, started = _generation(tx)
+        if not started:
+            _set_generation(tx, number, clock)
+        elif clock >= started + self._window:
+            tx.drop(_DELIVERED.format(number - 1))
+            if clock >= started + 2 * self._window:
+                tx.drop(_DELIVERED.format(number))
+            _set_generation(tx, number + 1, clock)
+
+    def _delivery(self, tenant: str, stream: str, key: str, at: int) -> None:
+        place, name = _DELIVERED.format(self._generation), _delivered_name(tenant, key)
+        value = at.to_bytes(8, "big")
+        known = self._tx.get(place, name)
+        if known is None or known < value:
+            self._tx.put(place, name, value)
+        for scope in self._reset_scopes:
+            full = entry_key(scope, _scope_id(scope, tenant, stream), "address", key)
+            if full not in self._touched and self._tx.get(ENTRIES, full) is None:
+                continue
+            self._work(scope, _scope_id(scope, tenant, stream), "address", key, "")
+
+    def _delivered(self, working: _Working) -> int:
+        if working.head["subject"] != "address" or working.head["scope"] == Scope.GLOBAL:
+            return 0
+        name = _delivered_name(working.head["scope_id"].partition("/")[0], working.head["subject_key"])
+        found = [self._tx.get(_DELIVERED.format(n), name) for n in (self._generation, self._generation - 1)]
+        return max((int.from_bytes(value, "big") for value in found if value), default=0)
+
+    def _work(self, scope: str, scope_id: str, subject: str, subject_key: str, domain: str) -> _Working:
+        key = entry_key(scope, scope_id, subject, subject_key)
+        working = self._touched.get(key)
+        if working is None:
+            stored = self._tx.get(ENTRIES, key)
+            entry = orjson.loads(stored) if stored else {}
+            head = {
+                "scope": str(scope),
+                "scope_id": scope_id,
+                "subject": subject,
+                "subject_key": subject_key,
+                "domain": entry.get("domain") or domain,
+            }
+            working = self._touched[key] = _Working(
+                entry,
+                Facts.from_json(entry.get("facts", {})),
+                head,
+                entry.get("address", ""),
+                entry.get("actor", ""),
+                entry.get("note", ""),
+            )
+        return working
+
+    def _count(self, working: _Working, rule_id: str, incident: Incident) -> None:
+        rows = working.facts.rows
+        fact = (incident.at, incident.message, incident.event_id, incident.cause, incident.trust)
+        rows[rule_id] = merge(rows.get(rule_id, []), fact)
+
+    def _decided(self, key: bytes, working: _Working) -> Change | None:
+        facts, policy = working.facts, self._policy
+        facts.reset = max(facts.reset, newest_answered(facts, policy, self._delivered(working)))
+        d = decide(policy, facts)
+        entry = {
+            **working.head,
+            "address": working.address if self._keep_addresses else "",
+            "state": d.state.value,
+            "reason": d.reason,
+            "cause": d.cause,
+            "created": d.created,
+            "expires": d.expires,
+            "source": d.source,
+            "actor": working.actor,
+            "note": working.note,
+            "evidence": {"event_ids": list(d.event_ids), "count": d.count, "first": d.first, "last": d.last},
+            "policy": policy.version,
+            "facts": facts.to_json(),
+        }
+        value = orjson.dumps(entry)
+        old = dict(working.entry)
+        old.pop("version", None)
+        if orjson.dumps(old) == value:
+            return None
+        entry["version"] = self._offset
+        return Change(key, orjson.dumps(entry), entry)
+
+
+def load(tx: Transaction, key: bytes, value: bytes, last_emission: int) -> None:
+    """Put an entry read from the topic into a new store.
+
+    One that is newer than the last emission was sent for a record whose output was not: it is kept
+    aside too, to be sent again when that record comes.
+    """
+    tx.put(ENTRIES, key, value)
+    version = int(orjson.loads(value)["version"])
+    if version > last_emission:
+        tx.put(PENDING, version.to_bytes(8, "big") + key, b"")
+
+
+def stored(tx: Transaction) -> Iterable[tuple[bytes, bytes]]:
+    """All entries, as they stand on the topic."""
+    return tx.items(ENTRIES)
+
+
+def _due(tx: Transaction, offset: int) -> set[bytes]:
+    if not tx.exists(PENDING):
+        return set()
+    passed = [key for key, _ in tx.items(PENDING) if int.from_bytes(key[:8], "big") <= offset]
+    for key in passed:
+        tx.delete(PENDING, key)
+    return {key[8:] for key in passed if int.from_bytes(key[:8], "big") == offset}
+
+
+def _scope_id(scope: str, tenant: str, stream: str) -> str:
+    if scope == Scope.GLOBAL:
+        return ""
+    return tenant if scope == Scope.TENANT else f"{tenant}/{stream}"
+
+
+def _delivered_name(tenant: str, key: str) -> bytes:
+    return UUID(key).bytes + tenant.encode("utf-8", "surrogatepass")[:400]
+
+
+def _generation(tx: Transaction) -> tuple[int, int]:
+    value = tx.get("meta", _DELIVERED_KEY)
+    return (int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big")) if value else (1, 0)
+
+
+def _set_generation(tx: Transaction, number: int, started: int) -> None:
+    tx.put("meta", _DELIVERED_KEY, number.to_bytes(8, "big") + started.to_bytes(8, "big"))
