@@ -1,0 +1,70 @@
+"""The classify app: `mailecho worker classify`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mailecho.agents.app import Worker, make_app, run_worker
+from mailecho.agents.classify import ClassifyAgent
+from mailecho.agents.exits import crash, refuse
+from mailecho.agents.known import classified_above
+from mailecho.agents.outputs import Outputs
+from mailecho.agents.poison import Inflight
+from mailecho.agents.transport import ChunkSchema
+from mailecho.pipeline.classify.reply import RULES_VERSION
+from mailecho.pipeline.config import Settings
+from mailecho.pipeline.endpoints import NotRunning, kafka_bootstrap
+from mailecho.pipeline.identity import IdentityKeyError
+from mailecho.pipeline.raw import reader_of
+from mailecho.schemas.topics import CLASSIFIED, CLASSIFY_INPUT, GROUP_CLASSIFY
+
+ROLE = "classify"
+
+
+def build(settings: Settings) -> Worker:
+    """The worker with its one agent. Raises IdentityKeyError, NotRunning."""
+    bootstrap = kafka_bootstrap(settings)
+    app: Any = make_app(settings, GROUP_CLASSIFY, ROLE)
+    reader, fingerprint = reader_of(settings)
+    outputs = Outputs(bootstrap, f"mailecho-{ROLE}-{settings.instance}")
+    handler = ClassifyAgent(
+        reader,
+        outputs,
+        Inflight(settings.data_dir / "run" / f"inflight-{ROLE}-{settings.instance}"),
+        partitions=settings.kafka.partitions,
+        rules_version=RULES_VERSION,
+        fingerprint=fingerprint,
+    )
+
+    async def check() -> None:
+        found = await outputs.partitions(CLASSIFIED)
+        if found != settings.kafka.partitions:
+            refuse(
+                f"kafka.partitions is {settings.kafka.partitions}, but {CLASSIFIED} has {found}: "
+                + ("run `mailecho topics apply` first" if not found else f"set it to {found}")
+            )
+
+    async def learn(sender: Any, **_: Any) -> None:
+        handler.known = await classified_above(bootstrap, app.consumer.assignment(), RULES_VERSION)
+
+    app.on_rebalance_complete.connect(learn, weak=False)
+
+    @app.agent(app.topic(*CLASSIFY_INPUT, schema=ChunkSchema()), concurrency=1, name=ROLE)
+    async def classify(stream: Any) -> None:
+        async for event in stream.noack().events():
+            try:
+                await handler.handle(event.value)
+            except Exception as error:
+                crash(f"{ROLE}: {error!r}", error)
+            app.consumer.done(event)
+
+    return Worker(ROLE, app, outputs, check)
+
+
+def run(settings: Settings) -> None:
+    """Run the worker until it is told to stop. Ends the process with REFUSED where the settings forbid it."""
+    try:
+        worker = build(settings)
+    except (IdentityKeyError, NotRunning) as error:
+        refuse(str(error))
+    run_worker(worker, settings)

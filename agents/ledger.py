@@ -1,0 +1,154 @@
+"""The ledger agent: chunks of `classified` folded, suppressions and events sent, then the store committed.
+
+The order is what makes it exact: dead letters, suppressions, output records, each acknowledged;
+then the store's transaction; then the chunk is done. A crash anywhere repeats the step with the
+same bytes, and readers drop what they have passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from aiokafka.structs import ConsumerRecord
+
+from mailecho.agents.catchup import Owned, catch_up
+from mailecho.agents.exits import crash, refuse
+from mailecho.agents.outputs import Outputs, Record
+from mailecho.pipeline import metrics
+from mailecho.pipeline.faults import point
+from mailecho.pipeline.ledger.emit import event_record, suppression_records
+from mailecho.pipeline.ledger.fold import Fold, NotClassified, Output
+from mailecho.pipeline.ledger.store import StoreInUse
+from mailecho.pipeline.side import Side, side_reader
+from mailecho.schemas import headers as h
+from mailecho.schemas.deadletter import DeadLetter, Reason
+from mailecho.schemas.topics import CLASSIFIED, EVENTS, SUPPRESSIONS, dlq
+
+
+class LedgerAgent:
+    """Handles the chunks of the partitions that one worker owns."""
+
+    def __init__(self, bootstrap: str, fold: Fold, outputs: Outputs, directory: Path, fingerprint: str) -> None:
+        self._bootstrap = bootstrap
+        self._fold = fold
+        self._outputs = outputs
+        self._directory = directory
+        self._fingerprint = fingerprint
+        self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.owned: dict[int, Owned] = {}
+
+    async def take_over(self, partitions: set[int], committed: dict[int, int]) -> dict[int, int]:
+        """Own exactly these partitions; returns the offset at which each goes on.
+
+        A partition that stays keeps its store open: the chunk under way ends first.
+        """
+        for gone in set(self.owned) - partitions:
+            async with self._locks[gone]:
+                self.owned.pop(gone).store.close()
+        fresh = sorted(partitions - set(self.owned))
+        if fresh:
+            async with side_reader(self._bootstrap) as side:
+                for partition in fresh:
+                    with metrics.CATCHING_UP.track_inprogress():
+                        self.owned[partition] = await self._open(side, partition, committed.get(partition, 0))
+        return {partition: owned.next for partition, owned in self.owned.items()}
+
+    async def handle(self, chunk: list[ConsumerRecord]) -> None:
+        """Fold a chunk of one partition; return when all it leads to is acknowledged and the store has it."""
+        partition = chunk[0].partition
+        async with self._locks[partition]:
+            owned = self.owned.get(partition)
+            if owned is None:
+                return  # of an assignment that is over; its owner reads it
+            records = [record for record in chunk if record.offset >= owned.next]
+            if not records:
+                return
+            started = time.monotonic()
+            if records[0].offset != owned.next:
+                crash(f"{CLASSIFIED}[{partition}]: got offset {records[0].offset}, expected {owned.next}")
+            with owned.store.begin() as tx:
+                outputs: list[tuple[ConsumerRecord, Output]] = []
+                letters: list[Record] = []
+                for record in records:
+                    self._check(record)
+                    try:
+                        output = self._fold.apply(tx, record.offset, record.value or b"")
+                    except NotClassified as error:
+                        letters.append(_letter(record, Reason.UNREADABLE, str(error), record.value or b""))
+                        output = self._fold.skip(tx, record.offset)
+                    letters.extend(_letter(record, Reason.LATE, why, line) for line, why in output.late)
+                    outputs.append((record, output))
+                await self._send(partition, outputs, letters)
+                point("ledger.before_commit")
+            owned.next = records[-1].offset + 1
+            point("ledger.after_commit")
+            _count(outputs, time.monotonic() - started)
+
+    async def _send(self, partition: int, outputs: list[tuple[ConsumerRecord, Output]], letters: list[Record]) -> None:
+        point("ledger.before_send")
+        if letters:
+            await self._outputs.send([(dlq(CLASSIFIED), 0, letters)])
+        changes = [
+            Record(value, key, headers)
+            for _, output in outputs
+            for key, value, headers in suppression_records(output, partition)
+        ]
+        if changes:
+            await self._outputs.send([(SUPPRESSIONS, partition, changes)])
+        point("ledger.after_suppressions")
+        records = []
+        for record, output in outputs:
+            value, headers = event_record(output, partition, record.timestamp)
+            records.append(Record(value, headers=headers))
+        await self._outputs.send([(EVENTS, partition, records)])
+        point("ledger.after_send")
+
+    async def _open(self, side: Side, partition: int, committed: int) -> Owned:
+        directory = self._directory / f"p{partition}"
+        for patience in range(20):
+            try:
+                return await catch_up(side, self._outputs, self._fold, directory, partition, committed)
+            except StoreInUse as error:
+                # the process before this one may take a moment to end
+                if patience == 19:
+                    refuse(str(error))
+                await asyncio.sleep(0.5)
+        raise AssertionError("unreachable")
+
+    def _check(self, record: ConsumerRecord) -> None:
+        try:
+            h.check_schema(record.headers, "classified")
+        except h.SchemaRefused as error:
+            refuse(f"{CLASSIFIED}[{record.partition}] offset {record.offset}: {error}")
+        fingerprint = h.get(record.headers, h.IDENTITY)
+        if fingerprint is not None and fingerprint != self._fingerprint:
+            refuse(
+                f"{CLASSIFIED}[{record.partition}] offset {record.offset} was keyed under identity key {fingerprint}, "
+                f"this worker has {self._fingerprint}: every role needs the same identity_key, for the life of the data"
+            )
+
+
+def _letter(record: ConsumerRecord, reason: Reason, detail: str, value: bytes) -> Record:
+    metrics.DEAD_LETTERS.labels(CLASSIFIED, reason.value).inc()
+    dead = DeadLetter(
+        reason=reason,
+        detail=detail,
+        origin_topic=CLASSIFIED,
+        origin_partition=record.partition,
+        origin_offset=record.offset,
+        origin_timestamp=record.timestamp,
+    )
+    return Record(value, headers=dead.headers())
+
+
+def _count(outputs: list[tuple[ConsumerRecord, Output]], seconds: float) -> None:
+    metrics.RECORDS.labels(CLASSIFIED).inc(len(outputs))
+    metrics.EVENTS.inc(sum(len(output.rows) for _, output in outputs))
+    metrics.LATE.inc(sum(len(output.late) for _, output in outputs))
+    metrics.BATCH_SECONDS.labels("ledger").observe(seconds)
+    for _, output in outputs:
+        for change in output.changes:
+            metrics.SUPPRESSION_CHANGES.labels(change.entry["state"]).inc()
