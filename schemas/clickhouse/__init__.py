@@ -1,0 +1,1 @@
+"""The numbered migrations of ClickHouse; `pipeline.landing.migrations` applies them."""
