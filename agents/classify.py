@@ -119,9 +119,7 @@ class ClassifyAgent:
             indexes = self.known.get((record.topic, record.partition, record.offset))
             if indexes is not None and index_of(data) in indexes:
                 return  # an older rule set has classified it: one fact, one classification
-        # an event without recipient stays beside its neighbours
-        p = partition_of(key, self._partitions) if key else record.partition % self._partitions
-        lines[p].append(data)
+        lines[partition_of(key, self._partitions)].append(data)
 
     def _check_clock(self, newest: Raw) -> None:
         ahead = newest.timestamp - int(self._clock() * 1000)

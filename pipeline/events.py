@@ -49,7 +49,7 @@ class Origin:
 class Line:
     """A line of `feedback.classified`, and the key (UUID text) whose partition it goes to.
 
-    `key` is "" for an event without recipient: it goes by its origin's partition.
+    An event without recipient goes by its own id, so that a copy of it meets it there.
     """
 
     key: str
@@ -131,7 +131,7 @@ class EventBuilder:
             "raw_offset": origin.offset,
             "raw_index": index,
         }
-        lines = [Line(key if key != NO_ID else "", event_line(dump_row(row), normalised))]
+        lines = [Line(key if key != NO_ID else ids.place(event_id), event_line(dump_row(row), normalised))]
         if cause in _DOMAIN_CAUSES and domain and f.kind in _FINAL_FAILURES:
             copy = {
                 "event_id": event_id,

@@ -54,6 +54,11 @@ def id_ms(raw: bytes) -> int:
     return int.from_bytes(raw[:6], "big")
 
 
+def place(event_id: str) -> str:
+    """A key by which an event without recipient is placed: the hash inside its id."""
+    return event_id[19:23] + event_id[24:]
+
+
 def raw_id(message: bytes) -> str:
     """The identity of a mail, hex: SHA-256 without the fields that carriers add on the way.
 

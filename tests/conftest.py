@@ -13,6 +13,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults-full", action="store_true", help="the whole fault run, not the seeded selection")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long fault runs to `make faults`: they are deselected, not skipped."""
+    if config.getoption("--faults-full"):
+        return
+    long = [item for item in items if any(mark.kwargs.get("full") for mark in item.iter_markers("faults"))]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
     """In CI, a test that needs Kafka or ClickHouse and was skipped has failed."""

@@ -1,0 +1,134 @@
+"""What stands, beside what should: events row by row, counts, rollups, the suppression list."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+from clickhouse_connect.driver.client import Client
+
+from mailecho.pipeline.landing.reconcile import reconcile
+from mailecho.pipeline.side import Side
+from mailecho.pipeline.verify.again import Again
+from mailecho.schemas import headers as h
+from mailecho.schemas.event import Event
+from mailecho.schemas.suppression import is_entry_key
+from mailecho.schemas.topics import SUPPRESSIONS
+
+#: Differences of one sort that a report names one by one; the rest is counted.
+NAMED = 20
+#: Rows read at a time: about 60 MB of JSON; the embedded engine gives its owner 256 MiB at most.
+SLICE_ROWS = 60_000
+
+_DEFAULTS = {
+    name: field.get_default() if not field.is_required() else None for name, field in Event.model_fields.items()
+}
+
+
+def compare_events(client: Client, parts: list[Again], rejected: set[str]) -> list[str]:
+    """Differences between the rows that should stand and those in ClickHouse, row by row.
+
+    `rejected` are ids of rows that ClickHouse refused. Where something has expired, rows that are
+    only in ClickHouse are no difference: nothing says what they should be.
+    """
+    expected = {event_id: row for part in parts for event_id, row in part.rows.items() if event_id not in rejected}
+    whole = all(part.whole for part in parts)
+    seen: Counter[str] = Counter()
+    different, unknown = [], []
+    for line in _standing(client):
+        found = orjson.loads(line)
+        event_id = found["event_id"]
+        seen[event_id] += 1
+        wanted = expected.get(event_id)
+        if wanted is None:
+            unknown.append(event_id)
+            continue
+        columns = _unequal(found, orjson.loads(wanted))
+        if columns:
+            different.append(f"event {event_id}: {columns}")
+    missing = [event_id for event_id in expected if event_id not in seen]
+    doubled = [f"{event_id} ({count} times)" for event_id, count in seen.items() if count > 1]
+    return [
+        *_named("event missing in ClickHouse", missing),
+        *_named("event more than once in ClickHouse", doubled),
+        *_named("row with other values", different),
+        *(_named("event in ClickHouse that the fold does not give", unknown) if whole else []),
+    ]
+
+
+def _standing(client: Client) -> Iterator[bytes]:
+    """All rows of `events` as JSON lines, in slices that the embedded engine holds in memory."""
+    settings = {"output_format_json_quote_64bit_integers": 0}
+    days = client.query("SELECT toDate(received_at) AS day, count() FROM events GROUP BY day ORDER BY day").result_rows
+    for day, count in days:
+        slices = count // SLICE_ROWS + 1
+        for number in range(slices):
+            sql = (
+                f"SELECT * FROM events WHERE toDate(received_at) = toDate('{day}') "
+                f"AND cityHash64(event_id) % {slices} = {number}"
+            )
+            yield from client.raw_query(sql, fmt="JSONEachRow", settings=settings).splitlines()
+
+
+def compare_rollups(client: Client) -> list[str]:
+    """Rollups that do not count what `events` holds."""
+    return _named("rollup", [str(difference) for difference in reconcile(client)])
+
+
+async def compare_suppressions(side: Side, parts: list[Again]) -> list[str]:
+    """Differences between the entries that should stand and the compacted topic's.
+
+    The last record of a key must be its highest version, since that is what compaction keeps.
+    """
+    faults = []
+    for part in parts:
+        start, end = await side.span(SUPPRESSIONS, part.partition)
+        last: dict[bytes, tuple[int, bytes | None]] = {}
+        highest: dict[bytes, int] = {}
+        async for records in side.read(SUPPRESSIONS, part.partition, start, end):
+            for record in records:
+                if record.key and is_entry_key(record.key):
+                    version = int(h.get(record.headers, h.VERSION) or -1)
+                    last[record.key] = (version, record.value)
+                    highest[record.key] = max(version, highest.get(record.key, -1))
+        for key, (version, value) in last.items():
+            name = key.decode("utf-8", "replace")
+            if version < highest[key]:
+                faults.append(f"suppression {name}: version {version} follows {highest[key]}")
+            wanted = part.entries.get(key)
+            if wanted is None:
+                if part.whole:
+                    faults.append(f"suppression {name} stands there, the fold does not give it")
+            elif part.whole and value is not None and _content(orjson.loads(value)) != _content(wanted):
+                faults.append(f"suppression {name}: other content than the fold gives")
+        faults += [f"suppression {k.decode('utf-8', 'replace')} is missing" for k in part.entries if k not in last]
+    return _named("list", faults)
+
+
+def _content(entry: dict[str, Any]) -> dict[str, Any]:
+    # a rebuilt store may have written the same content at another record
+    return {name: value for name, value in entry.items() if name != "version"}
+
+
+def _unequal(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    columns = []
+    for name, default in _DEFAULTS.items():
+        ours = wanted.get(name, default)
+        theirs = found.get(name)
+        if isinstance(ours, float):
+            same = isinstance(theirs, int | float) and math.isclose(ours, theirs, rel_tol=1e-6)
+        else:
+            same = str(ours) == str(theirs) if name.endswith(("_id", "_key")) else ours == theirs
+        if not same:
+            columns.append(f"{name} {theirs!r}, should be {ours!r}")
+    return "; ".join(columns)
+
+
+def _named(what: str, items: list[str]) -> list[str]:
+    lines = [f"{what}: {item}" for item in items[:NAMED]]
+    if len(items) > NAMED:
+        lines.append(f"{what}: and {len(items) - NAMED} more")
+    return lines

@@ -1,0 +1,88 @@
+"""Whether every raw record is in `classified` or among the dead letters, and reads again as it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import orjson
+
+from mailecho.pipeline.classify.reply import RULES_VERSION
+from mailecho.pipeline.config import Settings
+from mailecho.pipeline.raw import reader_of
+from mailecho.pipeline.side import Side
+from mailecho.schemas import headers as h
+from mailecho.schemas.classified import ROW_PREFIX, row_of
+from mailecho.schemas.deadletter import DeadLetter
+from mailecho.schemas.topics import CLASSIFIED, RAW, dlq
+
+Place = tuple[str, int, int]
+
+
+@dataclass(slots=True)
+class Classified:
+    """What `classified` holds of raw records."""
+
+    seen: set[Place] = field(default_factory=set)
+    rows: dict[tuple[Place, int], int] = field(default_factory=dict)  # hash of the row, of present rules only
+
+
+async def read_classified(side: Side, partitions: int, progress: Callable[[int], None]) -> Classified:
+    """The origins in all of `classified` that is there."""
+    found = Classified()
+    for partition in range(partitions):
+        start, end = await side.span(CLASSIFIED, partition)
+        async for records in side.read(CLASSIFIED, partition, start, end):
+            for record in records:
+                present = h.get(record.headers, h.RULES) == RULES_VERSION
+                for line in (record.value or b"").split(b"\n"):
+                    if line.startswith(ROW_PREFIX):
+                        row = orjson.loads(line)["row"]
+                        place = (row["raw_topic"], row["raw_partition"], row["raw_offset"])
+                        found.seen.add(place)
+                        if present:
+                            found.rows[place, row.get("raw_index", 0)] = hash(row_of(line))
+            progress(len(records))
+    return found
+
+
+async def compare_raw(
+    side: Side, settings: Settings, partitions: int, progress: Callable[[int], None]
+) -> tuple[list[str], int]:
+    """(faults, how many raw records were looked at)."""
+    classified = await read_classified(side, partitions, progress)
+    dead = await _dead(side)
+    reader, _ = reader_of(settings)
+    faults: list[str] = []
+    looked = 0
+    for topic in RAW:
+        for partition in range(partitions):
+            start, end = await side.span(topic, partition)
+            async for records in side.read(topic, partition, start, end):
+                for record in records:
+                    looked += 1
+                    place = (topic, partition, record.offset)
+                    if place not in classified.seen and place not in dead:
+                        faults.append(f"{topic}[{partition}] offset {record.offset} is nowhere")
+                        continue
+                    read = reader.read(topic, partition, record.offset, record.timestamp, record.headers, record.value)
+                    for line in read.lines:
+                        if not line.data.startswith(ROW_PREFIX):
+                            continue
+                        index = orjson.loads(line.data)["row"].get("raw_index", 0)
+                        known = classified.rows.get((place, index))
+                        if known is not None and known != hash(row_of(line.data)):
+                            faults.append(f"{topic}[{partition}] offset {record.offset}: classified otherwise now")
+                progress(len(records))
+    return faults, looked
+
+
+async def _dead(side: Side) -> set[Place]:
+    places: set[Place] = set()
+    for topic in RAW:
+        start, end = await side.span(dlq(topic), 0)
+        async for records in side.read(dlq(topic), 0, start, end):
+            for record in records:
+                letter = DeadLetter.from_headers(record.headers)
+                places.add((letter.origin_topic, letter.origin_partition, letter.origin_offset))
+    return places
