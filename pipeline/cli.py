@@ -1,0 +1,39 @@
+"""The command line: `mailecho …`. The commands themselves are in `pipeline.commands`."""
+
+from __future__ import annotations
+
+import logging
+
+import typer
+
+from mailecho.pipeline.commands import base, feed, operate, run, suppressions
+
+app = typer.Typer(
+    name="mailecho",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Hears every echo of mail (bounces, complaints, delivery logs), says what happened and why, "
+    "keeps mail away from addresses that must not get it, and answers in SQL.\n\n"
+    "Start with [bold]mailecho up --demo[/bold].",
+    epilog="Settings come from MAILECHO_… variables and mailecho.toml in the data directory. "
+    "Exit codes: 0 done, 1 failed or refused, 2 wrong usage. MAILECHO_DEBUG=1 shows tracebacks.",
+)
+for group in (run, feed, suppressions, operate):
+    group.register(app)
+
+
+def main() -> None:
+    """Entry point; raises SystemExit with the exit code."""
+    # what goes wrong reaches people as one error; a role sets up its log, and then this is not used
+    logging.lastResort = None
+    try:
+        app()
+    except Exception as error:
+        base.fail(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""The command line without a running system: help, usage, errors in one or two lines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+from typer.main import get_command
+
+from mailecho.pipeline.cli import app
+from mailecho.pipeline.config import Settings
+from mailecho.pipeline.identity import Identity, load_identity
+from mailecho.schemas import export
+
+HEAVY = ("chdb", "faust", "flanker", "aiokafka", "clickhouse_connect", "fastapi", "pydantic", "sentry_sdk")
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    """An environment in which no setting is made and no `up` is known."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MAILECHO_")}
+    return {**clean, "XDG_STATE_HOME": str(tmp_path / "state"), "COLUMNS": "200", "NO_COLOR": "1"}
+
+
+def mailecho(env: dict[str, str], *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mailecho.pipeline.cli", *arguments]
+    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def commands() -> list[tuple[str, ...]]:
+    """Every command of the tree, hidden ones too."""
+    found: list[tuple[str, ...]] = []
+
+    def walk(command: object, path: tuple[str, ...]) -> None:
+        children = getattr(command, "commands", None)
+        if children is None:
+            found.append(path)
+        for name, child in (children or {}).items():
+            walk(child, (*path, name))
+
+    walk(get_command(app), ())
+    return found
+
+
+def test_the_commands_are_those_of_the_design() -> None:
+    assert {" ".join(path) for path in commands()} >= {
+        "up",
+        "worker classify",
+        "worker ledger",
+        "lander",
+        "serve",
+        "classify",
+        "intake files",
+        "intake maildir",
+        "intake mbox",
+        "suppressions check",
+        "suppressions add",
+        "suppressions release",
+        "suppressions list",
+        "key",
+        "topics apply",
+        "migrate",
+        "schema export",
+        "dlq list",
+        "dlq redrive",
+        "verify",
+        "sql",
+        "status",
+        "reconcile",
+        "version",
+    }
+
+
+def test_every_help_teaches_with_an_example() -> None:
+    tree = get_command(app)
+    for path in commands():
+        command = tree
+        for name in path:
+            command = command.commands[name]  # type: ignore[attr-defined]
+        if not command.hidden:
+            assert "Example:" in (command.help or ""), path
+
+
+def test_help_needs_nothing_heavy(env: dict[str, str]) -> None:
+    program = (
+        "import sys\nfrom mailecho.pipeline.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        f"loaded = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "assert not loaded, loaded\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program, "--help"], env=env, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert "suppressions" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["nonsense"], "nonsense"),
+        (["key"], "ADDRESS"),
+        (["up", "--port", "70000"], "--port"),
+        (["worker", "classify", "--processes", "0"], "--processes"),
+        (["suppressions", "add", "a@example.com", "--scope", "planet"], "--scope"),
+        (["suppressions", "add", "a@example.com", "--scope", "stream"], "--stream"),
+        (["suppressions", "add", "nonsense"], "neither an address nor a domain"),
+        (["intake", "files", "x", "--topic", "feedback.events"], "--topic"),
+        (["dlq", "redrive", "feedback.raw.dsn", "--on-error", "explode"], "--on-error"),
+    ],
+)
+def test_wrong_usage_is_exit_2_and_named(env: dict[str, str], tmp_path: Path, arguments: list[str], named: str) -> None:
+    ran = mailecho(env, *arguments, cwd=tmp_path)
+    assert ran.returncode == 2, ran.stderr
+    assert named in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sql", "SELECT 1"], ("MAILECHO_CLICKHOUSE__URL", "mailecho up")),
+        (["intake", "files", "."], ("MAILECHO_KAFKA__BOOTSTRAP_SERVERS", "mailecho up")),
+        (["topics", "apply"], ("MAILECHO_KAFKA__BOOTSTRAP_SERVERS",)),
+        (["migrate"], ("MAILECHO_CLICKHOUSE__URL",)),
+        (["dlq", "list"], ("MAILECHO_KAFKA__BOOTSTRAP_SERVERS",)),
+        (["key", "user@example.com"], ("identity key", "mailecho up")),
+        (["suppressions", "check", "user@example.com"], ("identity key",)),
+        (["suppressions", "add", "user@example.com"], ("MAILECHO_KAFKA__BOOTSTRAP_SERVERS",)),
+        (["suppressions", "add", "us er@exam ple.com"], ("no address",)),
+        (["suppressions", "list"], ("does not answer",)),
+    ],
+)
+def test_errors_are_short_and_say_the_way_on(
+    env: dict[str, str], tmp_path: Path, arguments: list[str], words: tuple[str, ...]
+) -> None:
+    env["MAILECHO_API__PORT"] = "1"  # nobody listens there
+    ran = mailecho(env, *arguments, cwd=tmp_path)
+    assert ran.returncode == 1
+    assert ran.stdout == ""
+    assert "Traceback" not in ran.stderr
+    assert len(ran.stderr.splitlines()) <= 2, ran.stderr
+    for word in words:
+        assert word in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("MAILECHO_KAFKA__PARTITIONS", "many", ("kafka.partitions", "MAILECHO_KAFKA__PARTITIONS", "many")),
+        ("MAILECHO_API__PORT", "99999", ("api.port", "MAILECHO_API__PORT")),
+        ("MAILECHO_OWN_DOMAINS", "example.com", ("own_domains",)),
+        ("MAILECHO_KAFKA__NONSENSE", "1", ("kafka.nonsense",)),
+    ],
+)
+def test_a_wrong_setting_is_named(
+    env: dict[str, str], tmp_path: Path, variable: str, value: str, words: tuple[str, ...]
+) -> None:
+    ran = mailecho({**env, variable: value}, "status", "--data-dir", str(tmp_path))
+    assert ran.returncode == 1
+    assert len(ran.stderr.splitlines()) <= 2, ran.stderr
+    for word in words:
+        assert word in ran.stderr
+
+
+def test_a_settings_file_that_is_not_toml_is_named(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "mailecho.toml").write_text("[kafka\n")
+    ran = mailecho(env, "status", "--data-dir", str(tmp_path))
+    assert ran.returncode == 1
+    assert "mailecho.toml" in ran.stderr
+    assert len(ran.stderr.splitlines()) <= 2
+
+
+def test_debug_shows_the_traceback(env: dict[str, str], tmp_path: Path) -> None:
+    ran = mailecho({**env, "MAILECHO_DEBUG": "1"}, "topics", "apply", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert "Traceback" in ran.stderr
+    assert ran.stderr.splitlines()[-1].startswith("mailecho: no kafka address")
+
+
+def test_a_role_that_its_settings_forbid_exits_78(env: dict[str, str], tmp_path: Path) -> None:
+    ran = mailecho({**env, "MAILECHO_API__PORT": "99999"}, "serve", "--data-dir", str(tmp_path))
+    assert ran.returncode == 78
+    assert "api.port" in ran.stderr
+
+
+def test_key_is_the_recipient_key(env: dict[str, str], tmp_path: Path) -> None:
+    load_identity(Settings(data_dir=tmp_path), create=True)
+    expected = load_identity(Settings(data_dir=tmp_path)).recipient_key("user@example.com")
+    ran = mailecho(env, "key", "<User@EXAMPLE.com>", "--data-dir", str(tmp_path))
+    assert (ran.returncode, ran.stdout) == (0, expected + "\n")
+    other = mailecho({**env, "MAILECHO_IDENTITY_KEY": "aa" * 32}, "key", "user@example.com", cwd=tmp_path)
+    assert other.stdout.strip() == Identity(bytes.fromhex("aa" * 32)).recipient_key("user@example.com")
+
+
+def test_schema_export_writes_and_checks(env: dict[str, str], tmp_path: Path) -> None:
+    target = tmp_path / "contracts"
+    assert mailecho(env, "schema", "export", str(target)).returncode == 0
+    assert {path.name for path in target.iterdir()} == set(export.export())
+    assert mailecho(env, "schema", "export", str(target), "--check").returncode == 0
+    spoilt = next(iter(sorted(target.iterdir())))
+    spoilt.write_text("{}")
+    ran = mailecho(env, "schema", "export", str(target), "--check")
+    assert ran.returncode == 1
+    assert spoilt.name in ran.stderr
+
+
+def test_classify_needs_no_system(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "bounce.eml").write_bytes(
+        b"From: MAILER-DAEMON@mail.example.org\r\nTo: <list@example.com>\r\nSubject: failure notice\r\n\r\n"
+        b"Hi. This is the qmail-send program at mail.example.org.\r\n"
+        b"I'm afraid I wasn't able to deliver your message to the following addresses.\r\n"
+        b"This is a permanent error; I've given up. Sorry it didn't work out.\r\n\r\n"
+        b"<user@example.net>:\r\nRemote host said: 550 5.1.1 No such user here\r\n"
+    )
+    ran = mailecho(env, "classify", str(tmp_path / "bounce.eml"), "--jsonl")
+    (line,) = [orjson.loads(text) for text in ran.stdout.splitlines()]
+    assert ran.returncode == 0, ran.stderr
+    assert (line["kind"], line["recipient"], line["cause"]) == ("bounce", "user@example.net", "mailbox_unknown")
+    (tmp_path / "empty.eml").write_bytes(b"")
+    assert mailecho(env, "classify", str(tmp_path), "--jsonl").returncode == 1
+    missing = mailecho(env, "classify", str(tmp_path / "nowhere"))
+    assert missing.returncode == 1
+    assert "nowhere" in missing.stderr
+    assert len(missing.stderr.splitlines()) == 1
+
+
+def test_version(env: dict[str, str]) -> None:
+    ran = mailecho(env, "version")
+    assert (ran.returncode, ran.stdout.count("\n")) == (0, 1)
+
+
+def test_status_of_nothing_is_complete_json(env: dict[str, str], tmp_path: Path) -> None:
+    ran = mailecho({**env, "MAILECHO_API__PORT": "1"}, "status", "--json", "--data-dir", str(tmp_path))
+    assert ran.returncode == 1
+    shown = orjson.loads(ran.stdout)
+    assert set(shown["errors"]) == {"kafka", "clickhouse", "api"}
+    assert shown["balanced"] is None
+    assert shown["raw"] is None
+    assert shown["processes"] == []
