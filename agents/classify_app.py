@@ -45,7 +45,8 @@ def build(settings: Settings) -> Worker:
             )
 
     async def learn(sender: Any, **_: Any) -> None:
-        handler.known = await classified_above(bootstrap, app.consumer.assignment(), RULES_VERSION)
+        assigned = app.consumer.assignment()
+        handler.known = await classified_above(bootstrap, settings.kafka.partitions, assigned, RULES_VERSION)
 
     app.on_rebalance_complete.connect(learn, weak=False)
 

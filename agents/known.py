@@ -21,16 +21,17 @@ from mailecho.schemas.topics import CLASSIFIED, GROUP_CLASSIFY
 SLACK_MS = 60_000
 
 
-async def classified_above(bootstrap: str, assigned: Iterable[TopicPartition], rules_version: str) -> Known:
+async def classified_above(
+    bootstrap: str, partitions: int, assigned: Iterable[TopicPartition], rules_version: str
+) -> Known:
     """Origins of events in `classified` that lie at or above the committed offsets of `assigned`.
 
     Empty, without reading more than the ends, where all of the newest records are of our own rules:
     then the same record gives the same ids again.
     """
     async with side_reader(bootstrap) as side:
-        partitions = sorted(side.consumer.partitions_for_topic(CLASSIFIED) or await _partitions(side))
-        spans = {p: await side.span(CLASSIFIED, p) for p in partitions}
-        newest = [await _last_rules(side, p, *spans[p]) for p in partitions]
+        spans = {p: await side.span(CLASSIFIED, p) for p in range(partitions)}
+        newest = [await _last_rules(side, p, *span) for p, span in spans.items()]
         if all(version in (None, rules_version) for version in newest):
             return {}
         committed = await committed_offsets(bootstrap, GROUP_CLASSIFY)
@@ -46,7 +47,7 @@ async def classified_above(bootstrap: str, assigned: Iterable[TopicPartition], r
         known: Known = {}
         if since is None:
             return known
-        for p in partitions:
+        for p in spans:
             tp = TopicPartition(CLASSIFIED, p)
             found = (await side.consumer.offsets_for_times({tp: since}))[tp]
             if found is None:
@@ -66,11 +67,6 @@ def _collect(value: bytes, floor: dict[tuple[str, int], int], known: Known) -> N
         topic, partition, offset = row["raw_topic"], row["raw_partition"], row["raw_offset"]
         if offset >= floor.get((topic, partition), 1 << 62):
             known.setdefault((topic, partition, offset), set()).add(row.get("raw_index", 0))
-
-
-async def _partitions(side: Side) -> set[int]:
-    await side.consumer.topics()
-    return side.consumer.partitions_for_topic(CLASSIFIED) or set()
 
 
 async def _last_rules(side: Side, partition: int, start: int, end: int) -> str | None:

@@ -72,7 +72,6 @@ class LanderSettings(_Section):
     )
     flush_rows: int = Field(50_000, ge=1, le=500_000)
     flush_bytes: int = Field(48 * 1024 * 1024, ge=64 * 1024)
-    accept_gap: bool = Field(False, description="Go on past events that expired unread; each gap is logged")
 
 
 class WindowSettings(_Section):

@@ -42,12 +42,12 @@ def test_defaults() -> None:
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAILECHO_KAFKA__BOOTSTRAP_SERVERS", "k1:9092,k2:9092")
     monkeypatch.setenv("MAILECHO_OWN_DOMAINS", '["example.com", "example.org"]')
-    monkeypatch.setenv("MAILECHO_LANDER__ACCEPT_GAP", "true")
+    monkeypatch.setenv("MAILECHO_LANDER__FLUSH_ROWS", "7")
     monkeypatch.setenv("MAILECHO_WINDOWS__REPORT_DAYS", "0.001")
     settings = config.load()
     assert settings.kafka.bootstrap_servers == "k1:9092,k2:9092"
     assert settings.own_domains == ("example.com", "example.org")
-    assert settings.lander.accept_gap
+    assert settings.lander.flush_rows == 7
     assert settings.dedupe_windows.report_ms == 86_400
 
 

@@ -127,7 +127,7 @@ class Landing:
             except Stale:
                 await self._intend(part, replace(intent, at=_now()))
         log.error(
-            "%s[%d]: %d records from offset %d on expired unread and were given up, as lander.accept_gap says",
+            "%s[%d]: %d records from offset %d on expired unread and were given up, as accept_gap says",
             *part.where,
             intent.end - part.offset,
             part.offset,

@@ -93,6 +93,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self, settings: Settings, *, topic: str = topics.EVENTS, group: str = topics.GROUP_LANDER) -> None:
         self._settings = settings
         self._limits = settings.lander
+        self._accept_gap = settings.accept_gap
         self._topic = topic
         self._group = group
         self._patience = Patience()
@@ -288,7 +289,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
                 metadata=(at.metadata or "") if known else "",
                 landed=landed.get(where.partition),
             )
-            starts.append(decide(facts, accept_gap=self._limits.accept_gap, now=time.time_ns() // 1_000_000))
+            starts.append(decide(facts, accept_gap=self._accept_gap, now=time.time_ns() // 1_000_000))
         return starts
 
     # -- what a landing does outside ------------------------------------------------------------

@@ -149,7 +149,7 @@ class Range:
                     f"emission {emission} at offset {record.offset} follows {self.watermark}: "
                     f"{emission - self.watermark - 1} records of classified have no answer in this topic, which the "
                     "ledger never leaves: please report this. To go on without them: "
-                    "`python -m mailecho.pipeline.landing.resume`"
+                    "`mailecho lander --resume`"
                 )
         if emission is None:
             self.malformed.append(Malformed(record, f"header {h.EMISSION} is missing or no number", 0))

@@ -1,6 +1,6 @@
 """Sets the lander's group to where `landed` ends: the way on after a refusal.
 
-    python -m mailecho.pipeline.landing.resume
+    mailecho lander --resume
 
 For offsets that were reset or expired, a ClickHouse that was restored or lost its tail, a recreated
 topic, a gap in the emission numbers that is accepted. All that the topic holds above is looked up by
@@ -17,7 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import CommitFailedError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
-from mailecho.pipeline.config import Settings, load
+from mailecho.pipeline.config import Settings
 from mailecho.pipeline.endpoints import NotRunning, kafka_bootstrap
 from mailecho.pipeline.landing.database import DatabaseUnavailable, write_client
 from mailecho.pipeline.landing.insert import Inserter
@@ -87,15 +87,11 @@ def _landed(settings: Settings, topic: str, partitions: list[int]) -> dict[int, 
         inserter.close()
 
 
-def main() -> None:
+def run(settings: Settings) -> None:
     """Set the group as the settings say, and print where it stands. Exits with a message where it cannot."""
     try:
-        placed = asyncio.run(resume(load()))
+        placed = asyncio.run(resume(settings))
     except (ResumeRefused, NotRunning, DatabaseUnavailable, KafkaError) as error:
         raise SystemExit(f"not resumed: {error}") from error
     for partition, offset in placed.items():
         print(f"{topics.EVENTS}[{partition}]: the lander goes on at offset {offset}, looking up what is above")  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()

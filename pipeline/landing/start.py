@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mailecho.pipeline.landing.intents import Intent, Progress
 
 RESUME = (
-    "To go on from what ClickHouse says: stop all landers, run `python -m mailecho.pipeline.landing.resume`, start "
+    "To go on from what ClickHouse says: stop all landers, run `mailecho lander --resume`, start "
     "them. It sets the group to where `landed` ends and looks up what is above, so that nothing is counted twice"
 )
 
@@ -124,5 +124,5 @@ def _expired(where: str, offset: int, first: int, accept_gap: bool) -> None:
         raise Refused(
             f"{where}: {first - offset} records expired unread: the lander stands at {offset}, the topic begins at "
             f"{first}. Their events are not in ClickHouse (`mailecho verify` and `classified` may still tell them). "
-            "To go on without them: set MAILECHO_LANDER__ACCEPT_GAP=true once"
+            "To go on without them: set MAILECHO_ACCEPT_GAP=true once"
         )

@@ -175,7 +175,7 @@ def test_refuses_offsets_that_another_tool_set(kafka: KafkaProcess, client: Clie
     again = start()
     assert again.ends() == 1
     assert "carries no metadata" in again.text()
-    assert "landing.resume" in again.text()
+    assert "lander --resume" in again.text()
 
 
 def test_refuses_a_clickhouse_that_was_emptied(kafka: KafkaProcess, client: Client, topic: str, start: Start) -> None:

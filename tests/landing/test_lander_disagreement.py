@@ -77,7 +77,7 @@ def test_rows_that_expired_unread_stop_it_until_the_gap_is_accepted(
     assert lander.ends() == 1
     assert "3 records expired unread" in lander.text()
     # a zombie's lower number is the first that is retained: it must not count either
-    accepting = start(MAILECHO_LANDER__ACCEPT_GAP="true", MAILECHO_FAULTS="lander.after_intent")
+    accepting = start(MAILECHO_ACCEPT_GAP="true", MAILECHO_FAULTS="lander.after_intent")
     assert accepting.ends() == -9
     lands(client, topic, start(), 11)
     assert_exact(client, topic, [n * 10 + i for n in (0, 1, 2, 3, 4, 5, 9, 10) for i in range(10)], changes=3)

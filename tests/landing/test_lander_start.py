@@ -74,7 +74,7 @@ def test_an_intent_that_landed_needs_only_its_commit() -> None:
 def test_refuses_and_says_the_way_on(known: Facts, why: str) -> None:
     with pytest.raises(Refused, match=why) as refused:
         start(known)
-    assert "landing.resume" in str(refused.value) or "ACCEPT_GAP" in str(refused.value)
+    assert "lander --resume" in str(refused.value) or "ACCEPT_GAP" in str(refused.value)
 
 
 def test_an_accepted_gap_is_an_intent_of_its_own() -> None:

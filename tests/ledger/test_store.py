@@ -44,7 +44,7 @@ def test_an_undone_transaction_leaves_nothing(tmp_path: Path) -> None:
     with Store(tmp_path / "s") as store:
         with store.begin() as tx:
             tx.put("a", b"k", b"1")
-        with pytest.raises(RuntimeError, match="half-way"), store.begin() as tx:
+        with pytest.raises(RuntimeError, match="half-way"), store.begin() as tx:  # noqa: PT012 - a whole transaction
             tx.put("a", b"k", b"2")
             tx.put("new", b"k", b"2")
             tx.drop("a")
