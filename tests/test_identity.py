@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailecho.pipeline import identity
 from mailecho.pipeline.config import Settings
 from mailecho.pipeline.identity import (
     KEY_FILE,
@@ -159,6 +160,7 @@ def test_the_first_start_makes_a_key_and_the_second_finds_it(tmp_path: Path) -> 
 RACER = """
 import sys
 from pathlib import Path
+from mailecho.pipeline import identity
 from mailecho.pipeline.config import Settings
 from mailecho.pipeline.identity import load_identity
 
@@ -187,3 +189,15 @@ def test_two_first_starts_at_once_make_one_key(tmp_path: Path) -> None:
     assert [racer.returncode for racer in racers] == [0] * 4
     assert len(fingerprints) == 1
     assert [path.name for path in tmp_path.iterdir()] == [KEY_FILE]
+
+
+@given(key=st.binary(min_size=16, max_size=100), text=st.text(max_size=60))
+def test_the_key_is_hmac_sha256(key: bytes, text: str) -> None:
+    expected = hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()[:16]
+    assert Identity(key).key_of(text) == str(uuid.UUID(bytes=expected))
+
+
+@given(address=st.from_regex(identity._PLAIN, fullmatch=True))
+def test_the_short_way_to_a_normal_form_is_the_long_one(address: str) -> None:
+    # a space in front is stripped, and keeps it from the short way
+    assert normalise(address) == normalise(" " + address)

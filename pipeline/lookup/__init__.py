@@ -1,0 +1,1 @@
+"""The lookup: a local map of `feedback.suppressions`, its follower, and the questions it answers."""
