@@ -53,6 +53,8 @@ _LEFT = {
     "cause is mended, send its raw record again",
     Reason.LATE: "it was received more than a dedupe window before the others, so nobody can say whether it was "
     "counted: sending it back would end here again. Send its raw record again if it must count",
+    Reason.TOO_LARGE: "it is one event made of a larger record, and as large wherever it is sent. Send its raw record "
+    "again with shorter fields",
 }
 _LEFT_OTHER = "each record of this topic answers one record before it: a second one would break the count"
 

@@ -1,0 +1,419 @@
+"""A raw message -> what it says happened: the classifier's entry point.
+
+In order: what a machine wrote for machines (DSN, ARF, MDN), complaints in other forms, reports in words by format,
+answers to mail, reports in words that no format reads. The first that fits decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mailecho.pipeline.classify import arf, complaint, dsn, guess, replies, sns
+from mailecho.pipeline.classify.dates import milliseconds
+from mailecho.pipeline.classify.formats import FORMATS
+from mailecho.pipeline.classify.letter import Letter, enclosed_text
+from mailecho.pipeline.classify.reply import Verdict, classify_reply
+from mailecho.pipeline.classify.row import Report, Row
+from mailecho.pipeline.finding import Finding, Unreadable
+from mailecho.pipeline.message.headers import Headers, printable
+from mailecho.pipeline.message.scan import Mail, NotAMessage, Part, read_mail, scan
+from mailecho.schemas.taxonomy import Cause, Kind, Permanence, Trust
+
+#: Reports nested in forwarded messages: how deep they are looked for (RFC 6522 allows them inside).
+MAX_NESTED = 3
+
+#: Below this a diagnostic has told too little, and the report's other words are asked too.
+_ENOUGH = 0.7
+
+#: What a later message may not meet: with no code in a report that gave up, these alone are transient.
+_MAY_PASS = (Cause.EXPIRED, Cause.NETWORK, Cause.GREYLIST, Cause.RATE_LIMIT, Cause.RECIPIENT_RATE)
+
+#: Fields whose text comes from the message: any bytes may have been in it, and events are UTF-8.
+_TEXTS = (
+    "recipient",
+    "message_id",
+    "envelope_id",
+    "diagnostic",
+    "source_host",
+    "remote_host",
+    "sending_ip",
+    "mail_from",
+    "feedback_type",
+    "cause_detail",
+    "action",
+    "occurred_at_raw",
+    "last_attempt_raw",
+    "rule_id",
+)
+
+_KIND_OF_ACTION = {
+    "failed": Kind.BOUNCE,
+    "delayed": Kind.DELAY,
+    "delivered": Kind.DELIVERY,
+    "relayed": Kind.DELIVERY,
+    "expanded": Kind.DELIVERY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What is ours, in lower case: domains that we send from, hosts whose logs we read.
+
+    `domains` decide trust here; `mtas` go with them to where findings become events (`echo`).
+    """
+
+    domains: frozenset[str] = frozenset()
+    mtas: frozenset[str] = frozenset()
+
+
+def classify_message(raw: bytes, own: Own | None = None) -> list[Finding]:
+    """What one message reports: a finding for each (message, recipient), at least one.
+
+    Takes an RFC 5322 message with any line ends. A message that is no feedback gives one finding of kind
+    not_feedback. Raises Unreadable for what cannot be a message at all (empty, or binary without a header),
+    and nothing else.
+    """
+    try:
+        mail = read_mail(raw)
+    except NotAMessage as error:
+        raise Unreadable(str(error), "empty" if "empty" in str(error) else "unreadable") from None
+    letter = Letter(mail)
+    findings = _read(letter, 0)
+    for finding in findings:
+        for name in _TEXTS:
+            if not getattr(finding, name).isascii():
+                setattr(finding, name, printable(getattr(finding, name)))
+    if own is not None and findings[0].kind is not Kind.NOT_FEEDBACK and _names_us(letter, findings, own):
+        for finding in findings:
+            finding.trust = Trust.PLAUSIBLE
+    return findings
+
+
+def _read(letter: Letter, depth: int) -> list[Finding]:
+    for reader in (_delivery_status, _feedback, _receipt, _complaint, _notified, _in_words):
+        findings = reader(letter)
+        if findings:
+            return findings
+    if depth < MAX_NESTED:
+        for part in letter.mail.parts:
+            if part.type in ("message/rfc822", "message/global") and _may_hold_report(part.raw):
+                nested = _read_nested(part, depth)
+                if nested:
+                    return nested
+    for reader in (_answer, _guessed):
+        findings = reader(letter)
+        if findings:
+            return findings
+    nothing = Finding(Kind.NOT_FEEDBACK)
+    _date(nothing, letter, "")
+    return [nothing]
+
+
+def _may_hold_report(text: str) -> bool:
+    head = text[:100_000].lower()
+    return "message/delivery-status" in head or "message/feedback-report" in head or "message/global-delivery" in head
+
+
+def _read_nested(part: Part, depth: int) -> list[Finding]:
+    letter = Letter(scan(enclosed_text(part)))
+    for reader in (_delivery_status, _feedback):
+        findings = reader(letter)
+        if findings:
+            return findings
+    findings = _read(letter, depth + 1)
+    return findings if findings[0].kind is not Kind.NOT_FEEDBACK else []
+
+
+# --- reports for machines -------------------------------------------------------------------------------------
+
+
+def _delivery_status(letter: Letter) -> list[Finding]:
+    report = None
+    for part in letter.mail.parts:
+        if part.type in dsn.STATUS_TYPES:
+            report = dsn.read_status(part)
+            if report is not None:
+                break
+    if report is None:
+        report = _status_in_text(letter.mail)
+    if report is None:
+        return []
+    if replies.from_challenger(letter):
+        return _answered(letter, Kind.CHALLENGE)
+    _restore(report, letter)
+    return _findings(letter, report)
+
+
+def _status_in_text(mail: Mail) -> Report | None:
+    """A delivery status in a part of another type, before any returned message."""
+    for part in mail.parts:
+        if part.returned:
+            return None
+        if not part.type.startswith(("text/", "message/", "application/octet")):
+            continue
+        text = part.text()
+        if "ecipient:" in text and dsn.is_status(text):
+            return dsn.read_fields(dsn.unquoted(text))
+    return None
+
+
+def _restore(report: Report, letter: Letter) -> None:
+    """What the machine part lacks and the words have: recipients without an address, diagnostics."""
+    blank = [row for row in report.rows if not row.recipient]
+    mute = [row for row in report.rows if not row.diagnostic and row.action in ("", "failed", "delayed")]
+    if not blank and not mute:
+        return
+    named = dsn_addresses(letter.headers.all("x-failed-recipients"))
+    if blank and len(named) == len(report.rows):
+        for row, address in zip(report.rows, named, strict=True):
+            row.recipient = row.recipient or address
+        blank = []
+    told = _word_rows(letter)
+    if blank and len(told) == len(blank):
+        for row, other in zip(blank, told, strict=True):
+            row.recipient = other.recipient
+    for row in mute:
+        other_row = next((t for t in told if t.recipient.lower() == row.recipient.lower()), None)
+        if other_row is not None:
+            row.diagnostic = other_row.diagnostic
+
+
+def dsn_addresses(values: Iterable[str]) -> list[str]:
+    """The addresses of fields that list them, separated by commas."""
+    found: dict[str, None] = {}
+    for value in values:
+        for item in value.split(","):
+            if address := dsn.recipient_of(item):
+                found.setdefault(address)
+    return list(found)
+
+
+def _feedback(letter: Letter) -> list[Finding]:
+    part = next((p for p in letter.mail.parts if p.type == arf.FEEDBACK_TYPE), None)
+    if part is None:
+        return []
+    fields = Headers(part.text().strip("\n"))
+    feedback_type = fields.first("feedback-type").lower().split(";")[0].strip() or "other"
+    return complaint_findings(letter, fields, feedback_type)
+
+
+def complaint_findings(letter: Letter, fields: Headers, feedback_type: str) -> list[Finding]:
+    """Findings of a complaint; `fields` in the names of ARF."""
+    kind = arf.kind_of(feedback_type)
+    incidents = fields.first("incidents")
+    findings = []
+    for address, recovery in arf.recipients(fields, letter.returned) or [("", "")]:
+        finding = Finding(
+            kind,
+            recipient=address,
+            recovery=recovery,
+            confidence=0.95,
+            rule_id=f"arf.{feedback_type}" if len(feedback_type) < 40 else "arf.other",
+            feedback_type=feedback_type[:60],
+            message_id=letter.message_id or fields.first("original-message-id").strip("<> "),
+            envelope_id=dsn.xtext(fields.first("original-envelope-id")),
+            source="arf",
+            source_host=_bare_host(fields.first("reporting-mta")),
+            sending_ip=fields.first("source-ip").strip("[]").split(" ")[0],
+            mail_from=dsn.recipient_of(fields.first("original-mail-from")),
+            cause_detail=fields.first("auth-failure").lower()[:60] if kind is Kind.AUTH_REPORT else "",
+            incidents=max(int(incidents[:6]), 1) if incidents.isdecimal() else 1,
+            last_attempt_raw=fields.first("arrival-date") or fields.first("received-date"),
+        )
+        _date(finding, letter, "")
+        findings.append(finding)
+    return findings
+
+
+def _bare_host(value: str) -> str:
+    return value.rpartition(";")[2].strip().split(" ")[0]
+
+
+def _receipt(letter: Letter) -> list[Finding]:
+    if not replies.is_receipt(letter):
+        return []
+    finding = Finding(Kind.READ_RECEIPT, confidence=0.95, rule_id="mdn", source="dsn")
+    part = next((p for p in letter.mail.parts if p.type == replies.MDN_TYPE), None)
+    if part is not None:
+        fields = Headers(part.text().strip("\n"))
+        finding.recipient = dsn.recipient_of(fields.first("original-recipient") or fields.first("final-recipient"))
+        finding.message_id = fields.first("original-message-id").strip("<> ")
+        finding.action = fields.first("disposition").rpartition(";")[2].strip().lower()[:60]
+    _date(finding, letter, "")
+    return [finding]
+
+
+# --- reports in words -----------------------------------------------------------------------------------------
+
+
+def _complaint(letter: Letter) -> list[Finding]:
+    found = complaint.read(letter)
+    if found is None:
+        return []
+    fields, feedback_type = found
+    return complaint_findings(letter, fields, feedback_type)
+
+
+def _notified(letter: Letter) -> list[Finding]:
+    report = sns.read(letter)
+    return _findings(letter, report) if report is not None else []
+
+
+def _word_rows(letter: Letter) -> list[Row]:
+    for reader in FORMATS:
+        if reader.NAME in letter.marks:
+            rows = [row for row in reader.read(letter) if row.recipient]
+            if rows:
+                return rows
+    return []
+
+
+def _in_words(letter: Letter) -> list[Finding]:
+    if not guess.looks_like_report(letter):
+        return []
+    if replies.is_challenge(letter):
+        return []
+    rows = _word_rows(letter)
+    return _findings(letter, Report(rows)) if rows else []
+
+
+def _answer(letter: Letter) -> list[Finding]:
+    kind = replies.reply_kind(letter)
+    if kind is None:
+        return []
+    if kind is not Kind.CHALLENGE and guess.looks_like_report(letter):
+        return []
+    return _answered(letter, kind)
+
+
+def _answered(letter: Letter, kind: Kind) -> list[Finding]:
+    finding = Finding(kind, confidence=0.9, rule_id=f"reply.{kind.value}", source="dsn")
+    finding.message_id = letter.headers.first("in-reply-to").strip("<> ").split(" ")[0].rstrip(">")
+    _date(finding, letter, "")
+    return [finding]
+
+
+def _guessed(letter: Letter) -> list[Finding]:
+    if not guess.looks_like_report(letter):
+        return []
+    rows = guess.guess_rows(letter)
+    if not rows and not guess.by_daemon(letter):
+        return []  # nobody is named, and no mail system speaks
+    return _findings(letter, Report(rows or [Row("", aside=" ".join(letter.text.split())[:4000])]))
+
+
+# --- rows to findings -----------------------------------------------------------------------------------------
+
+
+def _findings(letter: Letter, report: Report) -> list[Finding]:
+    findings: list[Finding] = []
+    seen: dict[str, Finding] = {}
+    whole = ""
+    for row in report.rows:
+        verdict = _verdict(row, row.diagnostic, report)
+        # With several recipients the other words may be about another one.
+        alone = len(report.rows) == 1 or not row.diagnostic
+        if verdict.confidence < _ENOUGH and alone and row.action not in ("delivered", "relayed", "expanded"):
+            whole = whole or _words_of(letter)
+            verdict = _better(verdict, row, report, whole)
+        kind = _kind(row, verdict, letter)
+        finding = Finding(
+            kind,
+            recipient=row.recipient,
+            status=verdict.status,
+            smtp_code=verdict.smtp_code,
+            action=row.action or ("delayed" if kind is Kind.DELAY else "failed" if kind is Kind.BOUNCE else ""),
+            permanence=verdict.permanence,
+            cause=verdict.cause,
+            cause_detail=verdict.detail,
+            confidence=verdict.confidence,
+            rule_id=verdict.rule_id,
+            message_id=letter.message_id,
+            envelope_id=report.envelope_id,
+            diagnostic=" ".join((row.diagnostic or row.aside).split())[:4000],
+            stage=verdict.stage,
+            source="dsn",
+            source_host=report.reporter,
+            remote_host=row.remote_host,
+            mail_from=report.mail_from,
+            last_attempt_raw=row.last_attempt or report.arrival,
+        )
+        _settle(finding, row)
+        _date(finding, letter, row.last_attempt)
+        key = row.recipient.lower()
+        if key in seen and seen[key].kind is kind:
+            continue
+        seen[key] = finding
+        findings.append(finding)
+    return findings
+
+
+def _words_of(letter: Letter) -> str:
+    return " ".join(letter.text.split())[:4000]
+
+
+def _verdict(row: Row, text: str, report: Report) -> Verdict:
+    return classify_reply(text, status=row.status, host=row.remote_host or report.reporter, stage=row.stage)
+
+
+def _better(verdict: Verdict, row: Row, report: Report, whole: str) -> Verdict:
+    """The verdict of the report's other words, where those of the reply told too little."""
+    for text in (f"{row.diagnostic} {row.aside}" if row.aside else "", f"{row.diagnostic} {whole}"):
+        if not text.strip():
+            continue
+        other = _verdict(row, text, report)
+        if other.confidence > verdict.confidence:
+            return other
+    return verdict
+
+
+def _kind(row: Row, verdict: Verdict, letter: Letter) -> Kind:
+    if row.action == "failed":
+        return Kind.BOUNCE
+    if row.action == "delayed":
+        return Kind.DELAY
+    if row.action:
+        return _KIND_OF_ACTION[row.action]
+    if verdict.cause is None:
+        return Kind.DELIVERY
+    marks = letter.marks
+    if "still_trying" in marks or ("delayed" in marks and "gave_up" not in marks):
+        return Kind.DELAY
+    return Kind.BOUNCE
+
+
+def _settle(finding: Finding, row: Row) -> None:
+    """What follows from the kind: a delay has a cause, a delivery has none."""
+    if finding.kind is Kind.DELIVERY:
+        finding.cause, finding.cause_detail, finding.permanence = None, "", Permanence.UNKNOWN
+    elif finding.cause is None:
+        finding.cause = Cause.UNDETERMINED
+    if finding.kind is Kind.DELAY:
+        finding.permanence = Permanence.TRANSIENT
+        if finding.cause is Cause.UNDETERMINED or finding.confidence < 0.5:
+            finding.cause, finding.rule_id, finding.confidence = Cause.EXPIRED, "kind.delay", 0.6
+    elif finding.kind is Kind.BOUNCE and (
+        finding.permanence is Permanence.UNKNOWN
+        or (finding.cause not in _MAY_PASS and not finding.smtp_code and not finding.status)
+    ):
+        finding.permanence = Permanence.PERMANENT  # it gave up, and no code says otherwise
+
+
+def _date(finding: Finding, letter: Letter, value: str) -> None:
+    value = value or letter.headers.first("date")
+    finding.occurred_at_ms = milliseconds(value)
+    finding.occurred_at_raw = value[:200]
+
+
+def _names_us(letter: Letter, findings: list[Finding], own: Own) -> bool:
+    """Whether the returned message says that it is ours: its From, Message-ID or Return-Path has a domain of ours."""
+    named = [letter.returned.first(name) for name in ("from", "message-id", "return-path")]
+    named += [findings[0].message_id, findings[0].mail_from]
+    for value in named:
+        domain = value.rpartition("@")[2].strip("<> \t").rstrip(".").lower()
+        while domain:
+            if domain in own.domains:
+                return True
+            domain = domain.partition(".")[2]
+    return False

@@ -1,0 +1,1 @@
+"""The rules, as data: TOML files beside this one."""

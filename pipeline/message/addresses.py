@@ -1,0 +1,59 @@
+"""Addresses in free text and in address fields."""
+
+from __future__ import annotations
+
+import re
+
+from mailecho.pipeline.message import fallback
+
+# The look-behind starts each attempt at the start of a run, and the run is bounded: linear time.
+_LOCAL = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~.\u0080-\U0010ffff-"
+_DOMAIN = r"A-Za-z0-9_\u0080-\U0010ffff"
+ADDRESS = re.compile(
+    rf"(?<![{_LOCAL}])(?:[{_LOCAL}]{{1,128}}|\"[^\"\s@]{{1,64}}\")@"
+    rf"(?:[{_DOMAIN}#](?:[{_DOMAIN}.-]{{0,253}}[{_DOMAIN}])?|\[[0-9A-Fa-f:.]{{3,45}}\])"
+)
+_COMMENT = re.compile(r"\([^()]{0,200}\)")
+
+
+def find_addresses(text: str, limit: int = 100) -> list[str]:
+    """The addresses in a text, as written, each once, in order."""
+    if "@" not in text:
+        return []
+    found: dict[str, None] = {}
+    for match in ADDRESS.finditer(text):
+        found.setdefault(tidy(match[0]))
+        if len(found) >= limit:
+            break
+    return list(found)
+
+
+def tidy(address: str) -> str:
+    """An address without what free text puts around it."""
+    address = address.strip().strip("<>,;:()").strip("'\"").removeprefix("mailto:")
+    at = address.rfind("@")
+    return address.partition("..")[0] if ".." in address[at:] and at < address.find("..", at) else address.rstrip(".")
+
+
+def field_address(value: str) -> str:
+    """The address of a field such as `rfc822; user@example.com` or `Name <user@example.com>`, "" if none.
+
+    Source routes (`@a,@b:user@c`) give the mailbox at their end. What a pattern cannot read goes to
+    flanker's grammar.
+    """
+    value = value.strip()
+    if "@" not in value:
+        return ""
+    if "<" in value:
+        inner = value[value.rfind("<") + 1 :].partition(">")[0].strip()
+        if "@" in inner:
+            value = inner
+    if value.startswith("@") and ":" in value:
+        value = value.rpartition(":")[2]
+    if value.startswith('"') or "(" in value:
+        parsed = fallback.parse_address(value)
+        if parsed:
+            return parsed
+        value = _COMMENT.sub("", value).strip()
+    found = ADDRESS.search(value)
+    return tidy(found[0]) if found else ""

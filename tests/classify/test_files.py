@@ -1,0 +1,81 @@
+"""Messages from files and mailboxes, and the lines about them."""
+
+from __future__ import annotations
+
+import io
+import json
+import mailbox
+from pathlib import Path
+
+import pytest
+
+from mailecho.pipeline.classify.files import classify_paths, iter_messages, run_classify
+
+SAMPLES = Path(__file__).parent.parent / "samples" / "reports"
+FIELDS = (
+    "file kind recipient status smtp_code action permanence cause cause_detail confidence rule_id feedback_type "
+    "message_id reporting_mta remote_mta diagnostic"
+)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A directory with a message, an mbox of two, a maildir of one and an empty file."""
+    (tmp_path / "a.eml").write_bytes((SAMPLES / "exim.eml").read_bytes())
+    box = mailbox.mbox(tmp_path / "b.mbox")
+    for name in ("qmail", "newsletter"):
+        box.add((SAMPLES / f"{name}.eml").read_bytes())
+    box.close()
+    maildir = mailbox.Maildir(tmp_path / "c")
+    maildir.add((SAMPLES / "arf.eml").read_bytes())
+    maildir.close()
+    (tmp_path / "d.eml").write_bytes(b"")
+    return tmp_path
+
+
+def test_messages_come_sorted_and_named(tree: Path) -> None:
+    names = [name.removeprefix(str(tree)) for name, _ in iter_messages([str(tree)])]
+    assert names[:3] == ["/a.eml", "/b.mbox:1", "/b.mbox:2"]
+    assert names[3].startswith("/c/new/")
+    assert names[4] == "/d.eml"
+
+
+def test_a_single_message_with_a_separator_is_one_message(tmp_path: Path) -> None:
+    file = tmp_path / "one.eml"
+    file.write_bytes(b"From a@example.com Tue Mar  3 09:00:00 2026\nSubject: x\n\nFrom here on\n\nFrom you\n")
+    assert [name for name, _ in iter_messages([str(file)])] == [str(file)]
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Subject: x\n\nhi")))
+    assert list(iter_messages(["-"])) == [("-", b"Subject: x\n\nhi")]
+
+
+def test_lines_have_the_documented_fields(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_classify([str(tree)], jsonl=True) == 1  # the empty file
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["kind"] for line in lines] == [
+        "bounce",
+        "bounce",
+        "bounce",
+        "not_feedback",
+        "complaint",
+        "complaint",
+        "error",
+    ]
+    assert list(lines[0]) == FIELDS.split()
+    assert lines[-1]["reason"] == "empty"
+
+
+def test_readable_output(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_classify([str(tree / "a.eml")], jsonl=False) == 0
+    assert "bounce someone@example.com 4.2.2 mailbox_full transient" in capsys.readouterr().out
+
+
+def test_processes_give_the_same_in_the_same_order(tree: Path) -> None:
+    assert list(classify_paths([str(tree)], processes=2)) == list(classify_paths([str(tree)]))
+
+
+def test_a_missing_path_is_an_error() -> None:
+    with pytest.raises(FileNotFoundError):
+        list(iter_messages(["/does/not/exist"]))
