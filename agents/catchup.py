@@ -14,7 +14,6 @@ from pathlib import Path
 from mailecho.agents.emission import Emission, last_emission
 from mailecho.agents.exits import refuse
 from mailecho.agents.outputs import Outputs, Record
-from mailecho.pipeline.ledger.entries import load
 from mailecho.pipeline.ledger.fold import Fold, NotClassified
 from mailecho.pipeline.ledger.store import Store, discard, open_or_discard
 from mailecho.pipeline.side import Side
@@ -110,17 +109,19 @@ async def _check_recreated(side: Side, partition: int, emission: Emission, start
 async def _restore(side: Side, fold: Fold, store: Store, partition: int, last: int, start: int) -> int:
     """A lost store: what policy needs comes from the compacted topic. Returns the offset to replay from."""
     begin, end = await side.span(SUPPRESSIONS, partition)
-    newest: dict[bytes, tuple[int, bytes]] = {}
+    newest: dict[bytes, tuple[int, bytes | None]] = {}
     async for records in side.read(SUPPRESSIONS, partition, begin, end):
         for record in records:
             version = int(h.get(record.headers, h.VERSION) or -1)
             # the highest version counts, not the last: a zombie may have written an old one late
-            if record.key and record.value and version >= newest.get(record.key, (-1, b""))[0]:
+            if record.key and version >= newest.get(record.key, (-1, b""))[0]:
                 newest[record.key] = (version, record.value)
     with store.begin() as tx:
         for key, (_, value) in newest.items():
+            if value is None:
+                continue  # removed
             if is_entry_key(key):
-                load(tx, key, value, last)
+                fold.restore_entry(tx, key, value, last)
             else:
                 fold.restore_policy(tx, value)
         fold.start_at(tx, start)

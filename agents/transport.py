@@ -120,8 +120,9 @@ class BatchConsumer(driver.Consumer):
         if not self.flow_active:
             # what was fetched is dropped; Faust seeks again when the rebalance is complete
             return
-        self._backlog = sum(len(batch) for batch in records.values()) >= BACKLOG_RECORDS or any(
-            len(r.value or b"") >= BACKLOG_BYTES for batch in records.values() for r in batch[:1]
+        self._backlog = (
+            sum(len(batch) for batch in records.values()) >= BACKLOG_RECORDS
+            or sum(len(record.value or b"") for batch in records.values() for record in batch) >= BACKLOG_BYTES
         )
         for tp, batch in records.items():
             if not (active is None or tp in active or tp in self._buffered_partitions):

@@ -41,15 +41,17 @@ def event_record(output: Output, partition: int, answered: int) -> tuple[bytes, 
     ]
 
 
-def suppression_records(output: Output, partition: int) -> list[tuple[bytes, bytes, h.Headers]]:
-    """(key, value, headers) of the suppression list's records that an output leads to."""
-    records = [(change.key, change.value, _headers(output.n)) for change in output.changes]
+def suppression_records(output: Output, partition: int) -> list[tuple[bytes, bytes | None, h.Headers]]:
+    """(key, value, headers) of the suppression list's records that an output leads to; no value removes."""
+    records: list[tuple[bytes, bytes | None, h.Headers]] = [
+        (change.key, change.value, _headers(output.n)) for change in output.changes
+    ]
     if output.policy is not None:
         records.append((policy_key(partition), output.policy, _headers(output.n)))
     return records
 
 
-def suppression_record(change: Change) -> tuple[bytes, bytes, h.Headers]:
+def suppression_record(change: Change) -> tuple[bytes, bytes | None, h.Headers]:
     """The record of an entry as it stands, to be sent again."""
     return change.key, change.value, _headers(int(change.entry["version"]))
 

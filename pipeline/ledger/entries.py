@@ -15,13 +15,21 @@ import orjson
 
 from mailecho.pipeline.ledger.policy import Facts, Incident, Policy, decide, matching, merge, newest_answered
 from mailecho.pipeline.ledger.store import Transaction
-from mailecho.schemas.suppression import Scope, entry_key
+from mailecho.schemas.suppression import Scope, State, entry_key
 from mailecho.schemas.taxonomy import Kind, Trust
 
 ENTRIES = "entries"
 PENDING = "pending"
+_DUE = "due"
 _DELIVERED = "delivered/{}"
 _DELIVERED_KEY = b"delivered"
+
+#: An entry that denies nothing any more is removed so long after the last that it knows of. Content
+#: may be dated 400 days before its arrival; what is older than that, a rule's span (a month) and
+#: the dedupe window can meet no fact that is still to come, so removing it changes no decision.
+FORGET_MS = 450 * 86_400_000
+#: Removed with one record at most: the rest goes with the next ones.
+FORGET_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +37,7 @@ class Change:
     """One net change: the topic's key and value (None removes), and the row for ClickHouse."""
 
     key: bytes
-    value: bytes
+    value: bytes | None
     entry: dict[str, Any]
 
 
@@ -48,8 +56,9 @@ class _Working:
 class Entries:
     """The entries of one partition. `begin`, any number of facts and commands, `finish`."""
 
-    def __init__(self, window_ms: int, *, keep_addresses: bool = True) -> None:
+    def __init__(self, window_ms: int, *, keep_addresses: bool = True, forget_ms: int = FORGET_MS) -> None:
         self._window = window_ms
+        self._forget_ms = forget_ms
         self._keep_addresses = keep_addresses
 
     def begin(self, tx: Transaction, policy: Policy, offset: int) -> Entries:
@@ -107,20 +116,59 @@ class Entries:
             working.facts.manual = None
             working.facts.released = max(working.facts.released, at)
 
-    def finish(self) -> list[Change]:
-        """Decide what was touched; one change for each entry that is not as it was."""
+    def finish(self, clock: int) -> list[Change]:
+        """Decide what was touched; one change for each entry that is not as it was, or is no more."""
         changes = []
         for key, working in sorted(self._touched.items()):
             change = self._decided(key, working)
-            if change:
+            if change and change.value is not None:
                 changes.append(change)
                 self._tx.put(ENTRIES, key, change.value)
+                self._schedule(key, working.entry, change.entry)
                 self._forced.discard(key)
         for key in sorted(self._forced):
             # a change of this very record, sent before the store was lost: sent again as it was
             value = self._tx.get(ENTRIES, key)
             if value is not None:
                 changes.append(Change(key, value, orjson.loads(value)))
+        return changes + self._forgotten(clock)
+
+    def schedule(self, tx: Transaction, key: bytes, entry: dict[str, Any]) -> None:
+        """Note when an entry that was read from the topic may be removed."""
+        self._tx = tx
+        self._schedule(key, {}, entry)
+
+    def _schedule(self, key: bytes, old: dict[str, Any], new: dict[str, Any]) -> None:
+        was, due = self._forget_at(old), self._forget_at(new)
+        if was and was != due:
+            self._tx.delete(_DUE, was.to_bytes(8, "big") + key)
+        if due:
+            self._tx.put(_DUE, due.to_bytes(8, "big") + key, b"")
+
+    def _forget_at(self, entry: dict[str, Any]) -> int:
+        """The clock from which the entry may be removed; 0 for one that denies for ever, or for none."""
+        if not entry or (entry["state"] == State.ACTIVE and not entry["expires"]):
+            return 0
+        facts = Facts.from_json(entry.get("facts", {}))
+        times = [row[0] for rows in facts.rows.values() for row in rows]
+        return int(max(entry["expires"], entry["created"], facts.released, *times)) + self._forget_ms
+
+    def _forgotten(self, clock: int) -> list[Change]:
+        if not self._tx.exists(_DUE):
+            return []
+        due: list[bytes] = []
+        for name, _ in self._tx.items(_DUE):
+            if int.from_bytes(name[:8], "big") > clock or len(due) == FORGET_AT_ONCE:
+                break
+            due.append(name)
+        changes = []
+        for name in due:
+            self._tx.delete(_DUE, name)
+            key = name[8:]
+            value = self._tx.get(ENTRIES, key)
+            if value is not None and key not in self._touched:
+                self._tx.delete(ENTRIES, key)
+                changes.append(Change(key, None, {**orjson.loads(value), "state": "removed", "version": self._offset}))
         return changes
 
     def advance(self, tx: Transaction, clock: int) -> None:
@@ -209,14 +257,16 @@ class Entries:
         return Change(key, orjson.dumps(entry), entry)
 
 
-def load(tx: Transaction, key: bytes, value: bytes, last_emission: int) -> None:
+def load(tx: Transaction, entries: Entries, key: bytes, value: bytes, last_emission: int) -> None:
     """Put an entry read from the topic into a new store.
 
     One that is newer than the last emission was sent for a record whose output was not: it is kept
     aside too, to be sent again when that record comes.
     """
     tx.put(ENTRIES, key, value)
-    version = int(orjson.loads(value)["version"])
+    entry = orjson.loads(value)
+    entries.schedule(tx, key, entry)
+    version = int(entry["version"])
     if version > last_emission:
         tx.put(PENDING, version.to_bytes(8, "big") + key, b"")
 

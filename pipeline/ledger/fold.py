@@ -15,7 +15,7 @@ import orjson
 
 from mailecho.pipeline.ids import event_id
 from mailecho.pipeline.ledger.dedupe import Seen
-from mailecho.pipeline.ledger.entries import Change, Entries
+from mailecho.pipeline.ledger.entries import FORGET_MS, Change, Entries, load
 from mailecho.pipeline.ledger.policy import Incident, Policy, parse_policy
 from mailecho.pipeline.ledger.store import Transaction
 from mailecho.pipeline.times import row_ms
@@ -68,14 +68,21 @@ class Fold:
     """One partition's fold. All state is in the transaction's store; nothing is kept between calls
     but what a store's owner may know without reading (the policy, parsed)."""
 
-    def __init__(self, windows: Windows, default_policy: Policy, *, keep_addresses: bool = True) -> None:
+    def __init__(
+        self,
+        windows: Windows,
+        default_policy: Policy,
+        *,
+        keep_addresses: bool = True,
+        forget_ms: int = FORGET_MS,
+    ) -> None:
         near = min(DAY_MS, windows.delivery_ms // 3)
         self._windows = windows
         self._seen_delivery = Seen("delivery", windows.delivery_ms, near)
         self._seen_report = Seen("report", windows.report_ms, min(DAY_MS, windows.report_ms // 3))
         self._default = default_policy
         self._policies: dict[bytes, Policy] = {}
-        self._entries = Entries(windows.report_ms, keep_addresses=keep_addresses)
+        self._entries = Entries(windows.report_ms, keep_addresses=keep_addresses, forget_ms=forget_ms)
 
     def next_offset(self, tx: Transaction) -> int:
         """The offset that the store expects next; 0 for a new one."""
@@ -92,6 +99,10 @@ class Fold:
     def totals(self, tx: Transaction) -> Totals:
         """What has been counted up to the store's offset."""
         return Totals(**orjson.loads(tx.get(META, TOTALS) or b"{}"))
+
+    def restore_entry(self, tx: Transaction, key: bytes, value: bytes, last_emission: int) -> None:
+        """Put an entry, as read from the topic, into a new store. See `entries.load`."""
+        load(tx, self._entries, key, value, last_emission)
 
     def restore_policy(self, tx: Transaction, policy: bytes) -> None:
         """Put the policy in force, as read from the topic, into a new store."""
@@ -137,7 +148,7 @@ class Fold:
             for seen in (self._seen_delivery, self._seen_report):
                 seen.advance(tx, clock)
             self._entries.advance(tx, clock)
-        out.changes = self._entries.finish()
+        out.changes = self._entries.finish(clock)
         out.totals, out.clock = totals.to_json(), clock
         tx.put(META, CLOCK, clock.to_bytes(8, "big"))
         tx.put(META, TOTALS, out.totals)

@@ -100,9 +100,11 @@ async def compare_suppressions(side: Side, parts: list[Again]) -> list[str]:
                 faults.append(f"suppression {name}: version {version} follows {highest[key]}")
             wanted = part.entries.get(key)
             if wanted is None:
-                if part.whole:
+                if part.whole and value is not None:
                     faults.append(f"suppression {name} stands there, the fold does not give it")
-            elif part.whole and value is not None and _content(orjson.loads(value)) != _content(wanted):
+            elif value is None:
+                faults.append(f"suppression {name} was removed, the fold gives it")
+            elif part.whole and _content(orjson.loads(value)) != _content(wanted):
                 faults.append(f"suppression {name}: other content than the fold gives")
         faults += [f"suppression {k.decode('utf-8', 'replace')} is missing" for k in part.entries if k not in last]
     return _named("list", faults)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 
 import orjson
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from mailecho.pipeline.ledger.store import Store
-from mailecho.schemas.topics import CLASSIFIED, DAY_MS, SUPPRESSIONS, partition_of
+from mailecho.schemas.topics import CLASSIFIED, DAY_MS, GROUP_LEDGER, SUPPRESSIONS, partition_of
 from tests.agents.harness import Cluster, wait_until
 from tests.ledger.histories import START, Fact, Folded, key_of
 
@@ -191,3 +192,30 @@ def test_another_identity_key_is_refused(cluster: Cluster) -> None:
     wait_until(lambda: not worker.running, "the worker refuses")
     assert worker.process.returncode == 78
     assert "identity_key" in worker.said()
+
+
+@pytest.mark.parametrize("offset", [0, 1_000_000])
+def test_committed_offsets_that_another_tool_set_do_not_matter(cluster: Cluster, offset: int) -> None:
+    """The store and the last emission say where to go on; Kafka's offset is only what lag is measured by."""
+    feed(cluster, history(60))
+    worker = cluster.worker("ledger")
+    wait_until(cluster.folded_to_the_end, "the first feed is folded")
+    assert worker.stop() == 0, worker.said()
+
+    async def commit() -> None:
+        consumer = AIOKafkaConsumer(bootstrap_servers=cluster.bootstrap, group_id=GROUP_LEDGER)
+        await consumer.start()
+        try:
+            places = [TopicPartition(CLASSIFIED, partition) for partition in range(2)]
+            consumer.assign(places)
+            await consumer.commit(dict.fromkeys(places, offset))
+        finally:
+            await consumer.stop()
+
+    time.sleep(6)  # the static member's session ends: a group with members takes no commits from others
+    asyncio.run(commit())
+    feed(cluster, history(60, 60))
+    worker = cluster.worker("ledger")
+    wait_until(cluster.folded_to_the_end, "the second feed is folded")
+    assert worker.stop() == 0, worker.said()
+    assert_exact(cluster)

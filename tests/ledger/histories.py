@@ -9,6 +9,7 @@ import orjson
 from hypothesis import strategies as st
 
 from mailecho.pipeline import ids
+from mailecho.pipeline.ledger.entries import FORGET_MS
 from mailecho.pipeline.ledger.fold import Fold, Output
 from mailecho.pipeline.ledger.policy import Policy, load_policy
 from mailecho.pipeline.ledger.store import MemoryStore
@@ -124,9 +125,11 @@ def facts() -> st.SearchStrategy[Fact]:
 class Folded:
     """A fold over a memory store, record by record."""
 
-    def __init__(self, windows: Windows | None = None, policy: Policy | None = None) -> None:
+    def __init__(
+        self, windows: Windows | None = None, policy: Policy | None = None, forget_ms: int = FORGET_MS
+    ) -> None:
         self.store = MemoryStore()
-        self.fold = Fold(windows or Windows(), policy or load_policy())
+        self.fold = Fold(windows or Windows(), policy or load_policy(), forget_ms=forget_ms)
         self.outputs: list[Output] = []
 
     def record(self, *lines: bytes) -> Output:
@@ -141,6 +144,9 @@ class Folded:
         latest: dict[str, dict[str, Any]] = {}
         for output in self.outputs:
             for change in output.changes:
+                if change.value is None:
+                    del latest[change.key.decode()]
+                    continue
                 entry = orjson.loads(change.value)
                 entry.pop("version")
                 latest[change.key.decode()] = entry

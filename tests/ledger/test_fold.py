@@ -226,3 +226,34 @@ def test_windows_in_seconds_drop_and_forget() -> None:
     now += 40 * HOUR_MS
     folded.record(Fact("delivery", "", "cee@example.net", 5, 0, log=True).line(now))
     assert sum(name.startswith("ids/") for name in folded.store.maps) <= 6
+
+
+def test_what_denies_nothing_any_more_is_removed_in_time() -> None:
+    folded = Folded(forget_ms=100 * DAY_MS)
+    folded.record(Fact("bounce", "mailbox_full", "ann@example.org", 1, 0).line(RECEIVED))
+    folded.record(Fact("complaint", "", "bob@example.org", 2, 0).line(RECEIVED))
+    folded.record(Fact("bounce", "mailbox_unknown", "cee@example.net", 3, 0).line(RECEIVED))  # for 180 days
+    folded.record(command("add", 1))
+    watching = next(key for key, entry in folded.entries().items() if entry["state"] == "watch")
+
+    def at(days: int) -> list[tuple[str, str]]:
+        fact = Fact("delivery", "", "dee@example.org", days, days * 24, log=True)
+        changes = folded.record(fact.line(START + days * DAY_MS)).changes
+        return [(change.key.decode(), change.entry["state"]) for change in changes if change.value is None]
+
+    assert at(99) == []
+    assert at(101) == [(watching, "removed")]
+    assert watching not in folded.entries()
+    assert len(at(300)) == 1, "the hard bounce, 100 days after it expired"
+    assert at(1000) == []
+    assert sorted(entry["reason"] for entry in folded.entries().values()) == ["complaint", "manual"]
+    assert not folded.store.maps.get("due")
+
+
+def test_a_new_fact_puts_off_the_removal() -> None:
+    folded = Folded(forget_ms=100 * DAY_MS)
+    folded.record(Fact("bounce", "mailbox_full", "ann@example.org", 1, 0).line(RECEIVED))
+    folded.record(Fact("bounce", "mailbox_full", "ann@example.org", 2, 24 * 50).line(START + 50 * DAY_MS))
+    folded.record(Fact("delivery", "", "dee@example.org", 3, 0, log=True).line(START + 120 * DAY_MS))
+    assert state_of(folded)["state"] == "watch"
+    assert len(folded.store.maps["due"]) == 1
