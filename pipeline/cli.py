@@ -28,7 +28,7 @@ for group in (run, feed, suppressions, operate):
 def main() -> None:
     """Entry point; raises SystemExit with the exit code."""
     # what goes wrong reaches people as one error; a role sets up its log, and then this is not used
-    logging.lastResort = None
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         app()
     except Exception as error:

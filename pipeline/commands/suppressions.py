@@ -286,5 +286,6 @@ def _sentence(answer: dict[str, Any]) -> str:
     why = ", ".join(filter(None, (answer.get("reason"), answer.get("cause"))))
     until = f" until {answer['until']}" if answer.get("until") else ""
     evidence = answer.get("evidence") or {}
-    seen = f", {evidence['count']} reports, the last {evidence['last']}" if evidence.get("count") else ""
+    count = evidence.get("count")
+    seen = f", {count} report{'s' if count > 1 else ''}, the last {evidence['last']}" if count else ""
     return f"{answer['address']}: denied{until} ({why}; scope {answer['scope']}{seen})"
