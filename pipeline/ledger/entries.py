@@ -231,7 +231,8 @@ class Entries:
 
     def _decided(self, key: bytes, working: _Working) -> Change | None:
         facts, policy = working.facts, self._policy
-        facts.reset = max(facts.reset, newest_answered(facts, policy, self._delivered(working)))
+        # From the rows that are kept, so that one which a newer report of its message replaced leaves no trace.
+        facts.reset = newest_answered(facts, policy, max(facts.reset, self._delivered(working)))
         d = decide(policy, facts)
         entry = {
             **working.head,

@@ -46,7 +46,7 @@ class Fact:
         at = START + self.hour * HOUR_MS
         trust = "verified" if self.log else "unverified"
         row = {
-            "event_id": ids.event_id(at, "test", self.kind, self.cause, self.recipient, str(self.message)),
+            "event_id": self._id(at),
             "recipient_key": key_of(self.recipient),
             "kind": self.kind,
             "received_at": row_time(received_ms),
@@ -64,6 +64,9 @@ class Fact:
         }
         return event_line(dump_row(row), self.recipient)
 
+    def _id(self, at: int) -> str:
+        return ids.event_id(at, "test", self.kind, self.cause, self.permanence, self.recipient, str(self.message))
+
     def copy(self, received_ms: int) -> bytes:
         """The copy for the domain's partition, of a domain failure."""
         at = START + self.hour * HOUR_MS
@@ -71,7 +74,7 @@ class Fact:
             COPY_PREFIX
             + orjson.dumps(
                 {
-                    "event_id": ids.event_id(at, "test", self.kind, self.cause, self.recipient, str(self.message)),
+                    "event_id": self._id(at),
                     "domain": self.recipient.rpartition("@")[2],
                     "kind": self.kind,
                     "cause": self.cause,
