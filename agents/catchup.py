@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailecho.agents.emission import Emission, last_emission
 from mailecho.agents.exits import refuse
 from mailecho.agents.outputs import Outputs, Record
+from mailecho.pipeline.emission import Emission, last_emission
 from mailecho.pipeline.ledger.fold import Fold, NotClassified
 from mailecho.pipeline.ledger.store import Store, discard, open_or_discard
 from mailecho.pipeline.side import Side

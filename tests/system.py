@@ -31,6 +31,11 @@ class System:
         command = [sys.executable, "-m", "mailecho.pipeline.cli", *arguments]
         return subprocess.run(command, env={**self.env, **env}, input=stdin, capture_output=True, timeout=180)
 
+    def spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A command that runs beside the test."""
+        command = [sys.executable, "-m", "mailecho.pipeline.cli", *arguments]
+        return subprocess.Popen(command, env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
     def ok(self, *arguments: str, stdin: bytes | None = None) -> str:
         ran = self.run(*arguments, stdin=stdin)
         assert ran.returncode == 0, ran.stderr.decode()

@@ -131,6 +131,22 @@ def test_what_was_cut_says_so(system: System) -> None:
     assert int(listed) >= 7
 
 
+def test_verify_sees_straight_while_things_go_in(system: System, tmp_path: Path) -> None:
+    line = b'{"kind":"delivery","occurred_at":%d,"recipient":"live%d@example.net","id":"live%d"}\n'
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b"".join(line % (NOW.timestamp() - n, n % 500, n) for n in range(30_000)))
+    feeding = system.spawn("intake", "files", str(log), "--source", "mailecho")
+    try:
+        for _ in range(3):
+            report = orjson.loads(system.ok("verify", "--from-raw", "--json"))
+            assert report["differences"] == []
+    finally:
+        assert feeding.wait(60) == 0
+    report = orjson.loads(system.ok("verify", "--json"))
+    assert report["differences"] == []
+    assert report["events"] >= 30_000
+
+
 def test_verify_finds_what_is_planted(system: System) -> None:
     client = write_client(load(system.data))
     row = client.query("SELECT toString(event_id) FROM events WHERE kind = 'complaint'").result_rows[0][0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -28,34 +29,60 @@ _DEFAULTS = {
 }
 
 
-def compare_events(client: Client, parts: list[Again], rejected: set[str]) -> list[str]:
-    """Differences between the rows that should stand and those in ClickHouse, row by row.
+@dataclass(slots=True)
+class Rows:
+    """What comparing the rows gave: differences, and rows that the fold has not given (yet), by event_id."""
 
-    `rejected` are ids of rows that ClickHouse refused. Where something has expired, rows that are
-    only in ClickHouse are no difference: nothing says what they should be.
+    differences: list[str]
+    unknown: dict[str, dict[str, Any]]
+
+
+def compare_events(client: Client, parts: list[Again], rejected: set[str]) -> Rows:
+    """Compare the rows that should stand with those in ClickHouse, row by row.
+
+    `rejected` are ids of rows that ClickHouse refused.
     """
     expected = {event_id: row for part in parts for event_id, row in part.rows.items() if event_id not in rejected}
-    whole = all(part.whole for part in parts)
     seen: Counter[str] = Counter()
-    different, unknown = [], []
+    different: list[str] = []
+    unknown: dict[str, dict[str, Any]] = {}
     for line in _standing(client):
         found = orjson.loads(line)
         event_id = found["event_id"]
         seen[event_id] += 1
         wanted = expected.get(event_id)
         if wanted is None:
-            unknown.append(event_id)
+            unknown[event_id] = found
             continue
         columns = _unequal(found, orjson.loads(wanted))
         if columns:
             different.append(f"event {event_id}: {columns}")
     missing = [event_id for event_id in expected if event_id not in seen]
     doubled = [f"{event_id} ({count} times)" for event_id, count in seen.items() if count > 1]
-    return [
+    differences = [
         *_named("event missing in ClickHouse", missing),
         *_named("event more than once in ClickHouse", doubled),
         *_named("row with other values", different),
-        *(_named("event in ClickHouse that the fold does not give", unknown) if whole else []),
+    ]
+    return Rows(differences, unknown)
+
+
+def compare_later(parts: list[Again], rows: Rows) -> list[str]:
+    """Compare what landed after the first fold's end, once the fold has gone on past it.
+
+    Where something has expired, rows that are only in ClickHouse are no difference: nothing says
+    what they should be.
+    """
+    given = {event_id: row for part in parts for event_id, row in part.rows.items() if event_id in rows.unknown}
+    different = []
+    for event_id, row in given.items():
+        columns = _unequal(rows.unknown[event_id], orjson.loads(row))
+        if columns:
+            different.append(f"event {event_id}: {columns}")
+    foreign = [event_id for event_id in rows.unknown if event_id not in given] if all(p.whole for p in parts) else []
+    return [
+        *_named("row with other values", different),
+        *_named("event in ClickHouse that the fold does not give", foreign),
     ]
 
 
@@ -86,19 +113,22 @@ async def compare_suppressions(side: Side, parts: list[Again]) -> list[str]:
     faults = []
     for part in parts:
         start, end = await side.span(SUPPRESSIONS, part.partition)
+        entries = part.entries()
         last: dict[bytes, tuple[int, bytes | None]] = {}
         highest: dict[bytes, int] = {}
         async for records in side.read(SUPPRESSIONS, part.partition, start, end):
             for record in records:
                 if record.key and is_entry_key(record.key):
                     version = int(h.get(record.headers, h.VERSION) or -1)
+                    if version >= part.end:
+                        continue  # of a record that was folded after we looked
                     last[record.key] = (version, record.value)
                     highest[record.key] = max(version, highest.get(record.key, -1))
         for key, (version, value) in last.items():
             name = key.decode("utf-8", "replace")
             if version < highest[key]:
                 faults.append(f"suppression {name}: version {version} follows {highest[key]}")
-            wanted = part.entries.get(key)
+            wanted = entries.get(key)
             if wanted is None:
                 if part.whole and value is not None:
                     faults.append(f"suppression {name} stands there, the fold does not give it")
@@ -106,7 +136,7 @@ async def compare_suppressions(side: Side, parts: list[Again]) -> list[str]:
                 faults.append(f"suppression {name} was removed, the fold gives it")
             elif part.whole and _content(orjson.loads(value)) != _content(wanted):
                 faults.append(f"suppression {name}: other content than the fold gives")
-        faults += [f"suppression {k.decode('utf-8', 'replace')} is missing" for k in part.entries if k not in last]
+        faults += [f"suppression {k.decode('utf-8', 'replace')} is missing" for k in entries if k not in last]
     return _named("list", faults)
 
 

@@ -17,6 +17,8 @@ from mailecho.schemas.deadletter import DeadLetter
 from mailecho.schemas.topics import CLASSIFIED, RAW, dlq
 
 Place = tuple[str, int, int]
+#: (topic, partition) to the offset up to which it is looked at.
+Ends = dict[tuple[str, int], int]
 
 
 @dataclass(slots=True)
@@ -47,18 +49,18 @@ async def read_classified(side: Side, partitions: int, progress: Callable[[int],
 
 
 async def compare_raw(
-    side: Side, settings: Settings, partitions: int, progress: Callable[[int], None]
+    side: Side, settings: Settings, ends: Ends, progress: Callable[[int], None]
 ) -> tuple[list[str], int]:
-    """(faults, how many raw records were looked at)."""
-    classified = await read_classified(side, partitions, progress)
+    """(faults, how many raw records were looked at): of the records below `ends`, which classify has passed."""
+    classified = await read_classified(side, settings.kafka.partitions, progress)
     dead = await _dead(side)
     reader, _ = reader_of(settings)
     faults: list[str] = []
     looked = 0
     for topic in RAW:
-        for partition in range(partitions):
-            start, end = await side.span(topic, partition)
-            async for records in side.read(topic, partition, start, end):
+        for partition in range(settings.kafka.partitions):
+            start, _ = await side.span(topic, partition)
+            async for records in side.read(topic, partition, start, ends[topic, partition]):
                 for record in records:
                     looked += 1
                     place = (topic, partition, record.offset)

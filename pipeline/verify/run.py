@@ -10,23 +10,25 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import orjson
+from clickhouse_connect.driver.client import Client
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from mailecho.pipeline.config import Settings
+from mailecho.pipeline.emission import last_emission
 from mailecho.pipeline.endpoints import kafka_bootstrap
 from mailecho.pipeline.landing.database import write_client
 from mailecho.pipeline.ledger.fold import Fold
 from mailecho.pipeline.ledger.policy import load_policy
 from mailecho.pipeline.side import Side, committed_offsets, side_reader
-from mailecho.pipeline.verify.again import emission_faults, fold_again
-from mailecho.pipeline.verify.compare import compare_events, compare_rollups, compare_suppressions
-from mailecho.pipeline.verify.raw import compare_raw
+from mailecho.pipeline.verify.again import Again, emission_faults
+from mailecho.pipeline.verify.compare import compare_events, compare_later, compare_rollups, compare_suppressions
+from mailecho.pipeline.verify.raw import Ends, compare_raw
 from mailecho.schemas import headers as h
 from mailecho.schemas import topics
 from mailecho.schemas.deadletter import Reason
 
-#: What is under way when verify starts is waited for this long: it can only compare what has landed.
+#: What is under way when verify starts is waited for this long at each step: only what has landed is compared.
 PATIENCE_SECONDS = 120.0
 
 
@@ -56,43 +58,51 @@ class StillBehind(RuntimeError):
 async def verify(
     settings: Settings, *, from_raw: bool = False, progress: Callable[[str, int], None] = lambda what, count: None
 ) -> Report:
-    """Compare. `progress` is told (what is done now, by how much it went on). Raises StillBehind."""
+    """Compare, also while the pipeline runs: what is there now is waited for, what comes later is not judged.
+
+    `progress` is told (what is done now, by how much it went on). Raises StillBehind.
+    """
     started = time.monotonic()
     report = Report()
     bootstrap = kafka_bootstrap(settings)
+    partitions = settings.kafka.partitions
     client = await asyncio.to_thread(write_client, settings)
     try:
         async with side_reader(bootstrap) as side:
-            await _settled(settings, bootstrap, side)
-            partitions = settings.kafka.partitions
+            raw_ends = await _ends(side, settings, topics.CLASSIFY_INPUT)
+            await _passed(bootstrap, topics.GROUP_CLASSIFY, raw_ends)
+            await _passed(bootstrap, topics.GROUP_LEDGER, await _ends(side, settings, (topics.CLASSIFIED,)))
             fold = Fold(
                 settings.dedupe_windows, load_policy(settings.policy_file), keep_addresses=settings.addresses == "clear"
             )
-            parts = []
-            for partition in range(partitions):
-                part = await fold_again(side, fold, partition, lambda n: progress("folding classified", n))
-                parts.append(part)
+            parts = [Again(fold, p, (await side.span(topics.CLASSIFIED, p))[0]) for p in range(partitions)]
+            await _fold(side, parts, progress)
+            await _passed(bootstrap, topics.GROUP_LANDER, await _ends(side, settings, (topics.EVENTS,)))
+            progress("comparing events", 0)
+            rows = await asyncio.to_thread(compare_events, client, parts, await _rejected(side))
+            report.differences += rows.differences
+            if rows.unknown:
+                await _fold(side, parts, progress)
+            report.differences += compare_later(parts, rows)
+            progress("comparing rollups", 0)
+            report.differences += await _rollups(client)
+            progress("comparing suppressions", 0)
+            report.differences += await compare_suppressions(side, parts)
+            for part in parts:
                 report.differences += await emission_faults(side, part)
                 if not part.whole:
                     report.horizon.append(
-                        f"{topics.CLASSIFIED}[{partition}]: offsets below {part.start} have expired; "
+                        f"{topics.CLASSIFIED}[{part.partition}]: offsets below {part.start} have expired; "
                         "what came from them is not compared"
                     )
-                for name, value in asdict(part.totals).items():
+                for name, value in asdict(part.totals()).items():
                     report.totals[name] = report.totals.get(name, 0) + value
-            rejected = await _rejected(side)
-            progress("comparing events", 0)
-            report.differences += await asyncio.to_thread(compare_events, client, parts, rejected)
-            progress("comparing rollups", 0)
-            report.differences += await asyncio.to_thread(compare_rollups, client)
-            progress("comparing suppressions", 0)
-            report.differences += await compare_suppressions(side, parts)
             report.classified_records = sum(part.end - part.start for part in parts)
             report.events = sum(len(part.rows) for part in parts)
-            report.suppressions = sum(len(part.entries) for part in parts)
+            report.suppressions = sum(len(part.entries()) for part in parts)
             if from_raw:
                 faults, report.raw_records = await compare_raw(
-                    side, settings, partitions, lambda n: progress("reading raw topics again", n)
+                    side, settings, raw_ends, lambda n: progress("reading raw topics again", n)
                 )
                 report.differences += faults
     finally:
@@ -101,33 +111,48 @@ async def verify(
     return report
 
 
-async def _settled(settings: Settings, bootstrap: str, side: Side) -> None:
+async def _fold(side: Side, parts: list[Again], progress: Callable[[str, int], None]) -> None:
+    """Fold every partition up to its last emission: the suppressions of all that are on their topic then."""
+    for part in parts:
+        emission = await last_emission(side, part.partition)
+        if emission is not None:
+            await part.go_on(side, emission.n + 1, lambda n: progress("folding classified", n))
+
+
+async def _rollups(client: Client) -> list[str]:
+    # a view may be a moment behind the table: only what stays is a difference
+    found: list[str] = []
+    for _ in range(4):
+        found = await asyncio.to_thread(compare_rollups, client)
+        if not found:
+            break
+        await asyncio.sleep(1.0)
+    return found
+
+
+async def _ends(side: Side, settings: Settings, names: tuple[str, ...]) -> Ends:
+    ends = {}
+    for name in names:
+        for partition in range(1 if name == topics.COMMANDS else settings.kafka.partitions):
+            ends[name, partition] = (await side.span(name, partition))[1]
+    return ends
+
+
+async def _passed(bootstrap: str, group: str, ends: Ends) -> None:
+    """Return when the group has committed these ends."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        behind = await _behind(settings, bootstrap, side)
+        committed = await committed_offsets(bootstrap, group)
+        behind = {place: end - committed.get(place, 0) for place, end in ends.items() if committed.get(place, 0) < end}
         if not behind:
             return
         if time.monotonic() > deadline:
-            raise StillBehind(f"still under way: {', '.join(behind)}. Try again when `mailecho status` shows no lag")
+            (topic, partition), lag = next(iter(behind.items()))
+            raise StillBehind(
+                f"{group} has not passed {lag} records of {topic}[{partition}] within {PATIENCE_SECONDS:.0f} s: "
+                "see `mailecho status` for what does not run, and try again when it has caught up"
+            )
         await asyncio.sleep(0.5)
-
-
-async def _behind(settings: Settings, bootstrap: str, side: Side) -> list[str]:
-    groups = (
-        (topics.GROUP_CLASSIFY, topics.CLASSIFY_INPUT),
-        (topics.GROUP_LEDGER, (topics.CLASSIFIED,)),
-        (topics.GROUP_LANDER, (topics.EVENTS,)),
-    )
-    behind = []
-    for group, names in groups:
-        committed = await committed_offsets(bootstrap, group)
-        for name in names:
-            for partition in range(1 if name == topics.COMMANDS else settings.kafka.partitions):
-                start, end = await side.span(name, partition)
-                lag = end - max(committed.get((name, partition), start), start)
-                if lag > 0:
-                    behind.append(f"{lag} records of {name}[{partition}]")
-    return behind
 
 
 async def _rejected(side: Side) -> set[str]:
