@@ -26,7 +26,7 @@ test: $(STAMP) ## all tests, on a real Kafka and a real ClickHouse engine
 	$(BIN)/pytest
 
 faults: $(STAMP) ## the long fault runs: 100 kills
-	$(BIN)/pytest -m faults --timeout 7200 --faults-full
+	$(BIN)/pytest -m faults --timeout 7200 --faults-full -s
 
 lint: $(STAMP) ## ruff, mypy strict, the layers of the core
 	$(BIN)/ruff check .
