@@ -11,7 +11,6 @@ from mailecho.agents.known import classified_above
 from mailecho.agents.outputs import Outputs
 from mailecho.agents.poison import Inflight
 from mailecho.agents.transport import ChunkSchema
-from mailecho.pipeline.classify.reply import RULES_VERSION
 from mailecho.pipeline.config import Settings
 from mailecho.pipeline.endpoints import NotRunning, kafka_bootstrap
 from mailecho.pipeline.identity import IdentityKeyError
@@ -25,15 +24,15 @@ def build(settings: Settings) -> Worker:
     """The worker with its one agent. Raises IdentityKeyError, NotRunning."""
     bootstrap = kafka_bootstrap(settings)
     app: Any = make_app(settings, GROUP_CLASSIFY, ROLE)
-    reader, fingerprint = reader_of(settings)
+    reading = reader_of(settings)
     outputs = Outputs(bootstrap, f"mailecho-{ROLE}-{settings.instance}")
     handler = ClassifyAgent(
-        reader,
+        reading.reader,
         outputs,
         Inflight(settings.data_dir / "run" / f"inflight-{ROLE}-{settings.instance}"),
         partitions=settings.kafka.partitions,
-        rules_version=RULES_VERSION,
-        fingerprint=fingerprint,
+        rules_version=reading.rules,
+        fingerprint=reading.fingerprint,
     )
 
     async def check() -> None:
@@ -46,7 +45,7 @@ def build(settings: Settings) -> Worker:
 
     async def learn(sender: Any, **_: Any) -> None:
         assigned = app.consumer.assignment()
-        handler.known = await classified_above(bootstrap, settings.kafka.partitions, assigned, RULES_VERSION)
+        handler.known = await classified_above(bootstrap, settings.kafka.partitions, assigned, reading.rules)
 
     app.on_rebalance_complete.connect(learn, weak=False)
 

@@ -54,10 +54,15 @@ def kafka_bootstrap(settings: Settings) -> str:
 
 
 def api_url(settings: Settings) -> str:
-    """The API's URL: that of `mailecho up` on the data directory, else host and port of the settings."""
+    """The API's URL: that of `mailecho up` on the data directory, else host and port where they are set.
+
+    Never a guess: whatever answers on a default port may hold another list. Raises NotRunning.
+    """
     published = read_endpoints(settings.data_dir).get("api")
     if published:
         return published
+    if not settings.api.model_fields_set & {"host", "port"}:
+        return _published(settings, "api", "MAILECHO_API__HOST and MAILECHO_API__PORT")
     return f"http://{url_host(settings.api.host)}:{settings.api.port}"
 
 

@@ -6,6 +6,7 @@ complaint in the bounce mailbox is a complaint.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -149,12 +150,23 @@ class RawReader:
         read.lines.append(Line(key, _command_line(fields)))
 
 
-def reader_of(settings: Settings) -> tuple[RawReader, str]:
-    """The reader that these settings give, and the fingerprint of its identity key. Raises IdentityKeyError."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A reader of raw records, and what its output depends on."""
+
+    reader: RawReader
+    rules: str  # version of the rules and of the settings that they look at: the header `rules-version`
+    fingerprint: str  # of the identity key
+
+
+def reader_of(settings: Settings) -> Reading:
+    """The reader that these settings give. Raises IdentityKeyError."""
     identity = load_identity(settings)
     mtas = frozenset(name.lower() for name in settings.own_mtas)
-    own = Own(frozenset(name.lower() for name in settings.own_domains), mtas)
-    return RawReader(EventBuilder(identity, RULES_VERSION, mtas), identity, own), identity.fingerprint
+    domains = frozenset(name.lower() for name in settings.own_domains)
+    ours = hashlib.sha256(orjson.dumps([sorted(mtas), sorted(domains)])).hexdigest()[:6]
+    reader = RawReader(EventBuilder(identity, RULES_VERSION, mtas), identity, Own(domains, mtas))
+    return Reading(reader, f"{RULES_VERSION}.{ours}", identity.fingerprint)
 
 
 def _command_line(fields: dict[str, object]) -> bytes:

@@ -180,10 +180,17 @@ def processes(settings: Settings) -> list[dict[str, Any]]:
     return list(listed)
 
 
+def _api(settings: Settings) -> str | None:
+    try:
+        return api_url(settings)
+    except NotRunning:
+        return None
+
+
 def _endpoints(settings: Settings) -> dict[str, str | None]:
     found = read_endpoints(settings.data_dir)
     return {
         "kafka": settings.kafka.bootstrap_servers or found.get("kafka"),
         "clickhouse": settings.clickhouse.url or found.get("clickhouse"),
-        "api": api_url(settings),
+        "api": _api(settings),
     }

@@ -149,6 +149,8 @@ def setup(role: str, settings: Settings) -> None:
     handler.addFilter(Repeats())
     handler.setFormatter(LineFormatter(f"{role}/{settings.instance}"))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    # a line at each assignment of a side reader, of which there are many, says nothing to an operator
+    logging.getLogger("aiokafka.consumer.subscription_state").setLevel(logging.WARNING)
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
     threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)

@@ -39,7 +39,7 @@ from aiokafka.structs import OffsetAndMetadata
 from mailecho.pipeline import metrics, telemetry
 from mailecho.pipeline.config import Settings
 from mailecho.pipeline.endpoints import NotRunning, kafka_bootstrap
-from mailecho.pipeline.landing.database import write_client
+from mailecho.pipeline.landing.database import clickhouse_url, write_client
 from mailecho.pipeline.landing.insert import Inserter, TooManyRefused
 from mailecho.pipeline.landing.intents import IntentTooLarge, Progress
 from mailecho.pipeline.landing.land import Landing
@@ -382,6 +382,9 @@ def run(settings: Settings) -> None:
     to do. Waits for broker and ClickHouse for ever.
     """
     telemetry.setup("lander", settings)
+    # an address that comes from nowhere is refused; one that does not answer yet is waited for
+    kafka_bootstrap(settings)
+    clickhouse_url(settings)
     stop_metrics = metrics.serve_metrics(os.environ.get("MAILECHO_METRICS_PORT"))
     try:
         serve(settings)

@@ -91,12 +91,14 @@ class Numbers:
 
     async def _fetch(self) -> dict[str, Any]:
         try:
-            by_provider, total = await asyncio.gather(self._ask(_BY_PROVIDER), self._ask(_TOTAL))
+            # one after the other: the total, asked last, is never below a day's count
+            by_provider = await self._ask(_BY_PROVIDER)
+            total = await self._ask(_TOTAL)
         except NotReachable as error:
             state = {"reachable": False, "message": f"ClickHouse is not reachable: {error}"}
             return {"clickhouse": state, "last_24_hours": None, "total": None, "providers": []}
         providers = [{"provider": str(row["provider"]), **_span(row)} for row in by_provider]
-        providers.sort(key=lambda row: (-sum(row["counts"].values()), row["provider"]))
+        providers.sort(key=lambda row: (-row["counts"]["delivery"], row["provider"]))
         day = {kind: sum(row["counts"][kind] for row in providers) for kind in COUNTED}
         return {
             "clickhouse": {"reachable": True, "message": ""},

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from mailecho.pipeline.endpoints import run_dir, url_host, write_atomically, write_endpoints
 from mailecho.pipeline.identity import load_identity
+from mailecho.pipeline.ledger.policy import load_policy
 from mailecho.pipeline.supervise import plan
 from mailecho.pipeline.supervise.child import Child, RollingLog, Spec
 from mailecho.pipeline.supervise.claim import claim
@@ -46,18 +47,40 @@ class StartFailed(RuntimeError):
 def run_up(settings: Settings, *, demo: bool = False) -> int:
     """Run everything until SIGINT or SIGTERM; 0 when it stopped as asked.
 
-    Raises Claimed, PortTaken, IdentityKeyError, KafkaUnavailable and StartFailed, each with the way on.
+    Raises Claimed, PortTaken, PolicyError, ServeRefused, IdentityKeyError, KafkaUnavailable and
+    StartFailed, each with the way on.
     """
     console = Console()
     settings = settings.model_copy(update={"data_dir": settings.data_dir.resolve()})
     data_dir = settings.data_dir
+    # what a role would refuse minutes later is refused before anything runs
+    from mailecho.pipeline.serve.app import check_exposure
+
+    load_policy(settings.policy_file)
+    check_exposure(settings)
+    if not data_dir.exists():
+        data_dir.mkdir(parents=True, mode=0o700)  # it holds clear addresses
     with claim(data_dir):
+        if demo:
+            settings = _demo_settings(settings)
         (run_dir(data_dir) / "endpoints.json").unlink(missing_ok=True)  # of an `up` that was killed
         port = plan.api_port(settings.api.host, settings.api.port)
         check_fingerprint(data_dir, load_identity(settings, create=True))
         broker = None if settings.kafka.bootstrap_servers else _prepare_broker(settings, console)
         view: View = Panel(console) if console.is_terminal else Lines(console, time.monotonic)
         return asyncio.run(Up(settings, broker, port, view, demo=demo).run())
+
+
+def _demo_settings(settings: Settings) -> Settings:
+    """The demo's sender counts as ours, so that its reports are plausible; for every command on this directory."""
+    file = settings.data_dir / "mailecho.toml"
+    if file.exists() or settings.own_domains:
+        return settings
+    file.write_text(
+        "# made by `mailecho up --demo`: the domain that its sample traffic is sent from\n"
+        'own_domains = ["example.com"]\n'
+    )
+    return settings.model_copy(update={"own_domains": ("example.com",)})
 
 
 def _prepare_broker(settings: Settings, console: Console) -> EmbeddedKafka:
@@ -131,10 +154,6 @@ class Up:
         endpoints = await self._start_stores()
         kafka, clickhouse = endpoints["kafka"], endpoints["clickhouse"]
         env = plan.environment(self._settings, kafka, clickhouse, self._port)
-        if self._demo:
-            env.setdefault(
-                "MAILECHO_OWN_DOMAINS", '["example.com"]'
-            )  # the demo's sender, so that reports are plausible
         for spec in plan.role_specs(env, plan.workers_each(self._settings.kafka.partitions)):
             self._group.start(spec)
         url = f"http://{url_host(self._settings.api.host)}:{self._port}"

@@ -60,9 +60,9 @@ def compare_events(client: Client, parts: list[Again], rejected: set[str]) -> Ro
     missing = [event_id for event_id in expected if event_id not in seen]
     doubled = [f"{event_id} ({count} times)" for event_id, count in seen.items() if count > 1]
     differences = [
-        *_named("event missing in ClickHouse", missing),
-        *_named("event more than once in ClickHouse", doubled),
-        *_named("row with other values", different),
+        *named("event missing in ClickHouse", missing),
+        *named("event more than once in ClickHouse", doubled),
+        *named("row with other values", different),
     ]
     return Rows(differences, unknown)
 
@@ -81,8 +81,8 @@ def compare_later(parts: list[Again], rows: Rows) -> list[str]:
             different.append(f"event {event_id}: {columns}")
     foreign = [event_id for event_id in rows.unknown if event_id not in given] if all(p.whole for p in parts) else []
     return [
-        *_named("row with other values", different),
-        *_named("event in ClickHouse that the fold does not give", foreign),
+        *named("row with other values", different),
+        *named("event in ClickHouse that the fold does not give", foreign),
     ]
 
 
@@ -102,7 +102,7 @@ def _standing(client: Client) -> Iterator[bytes]:
 
 def compare_rollups(client: Client) -> list[str]:
     """Rollups that do not count what `events` holds."""
-    return _named("rollup", [str(difference) for difference in reconcile(client)])
+    return named("rollup", [str(difference) for difference in reconcile(client)])
 
 
 async def compare_suppressions(side: Side, parts: list[Again]) -> list[str]:
@@ -137,7 +137,7 @@ async def compare_suppressions(side: Side, parts: list[Again]) -> list[str]:
             elif part.whole and _content(orjson.loads(value)) != _content(wanted):
                 faults.append(f"suppression {name}: other content than the fold gives")
         faults += [f"suppression {k.decode('utf-8', 'replace')} is missing" for k in entries if k not in last]
-    return _named("list", faults)
+    return named("list", faults)
 
 
 def _content(entry: dict[str, Any]) -> dict[str, Any]:
@@ -159,7 +159,8 @@ def _unequal(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     return "; ".join(columns)
 
 
-def _named(what: str, items: list[str]) -> list[str]:
+def named(what: str, items: list[str]) -> list[str]:
+    """Differences of one sort: the first NAMED one by one, the rest counted."""
     lines = [f"{what}: {item}" for item in items[:NAMED]]
     if len(items) > NAMED:
         lines.append(f"{what}: and {len(items) - NAMED} more")

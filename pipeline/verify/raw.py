@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from mailecho.pipeline.classify.reply import RULES_VERSION
 from mailecho.pipeline.config import Settings
 from mailecho.pipeline.raw import reader_of
 from mailecho.pipeline.side import Side
+from mailecho.pipeline.verify.compare import named
 from mailecho.schemas import headers as h
 from mailecho.schemas.classified import ROW_PREFIX, row_of
 from mailecho.schemas.deadletter import DeadLetter
@@ -29,14 +29,14 @@ class Classified:
     rows: dict[tuple[Place, int], int] = field(default_factory=dict)  # hash of the row, of present rules only
 
 
-async def read_classified(side: Side, partitions: int, progress: Callable[[int], None]) -> Classified:
-    """The origins in all of `classified` that is there."""
+async def read_classified(side: Side, partitions: int, rules: str, progress: Callable[[int], None]) -> Classified:
+    """The origins in all of `classified` that is there; rows only of records classified under `rules`."""
     found = Classified()
     for partition in range(partitions):
         start, end = await side.span(CLASSIFIED, partition)
         async for records in side.read(CLASSIFIED, partition, start, end):
             for record in records:
-                present = h.get(record.headers, h.RULES) == RULES_VERSION
+                present = h.get(record.headers, h.RULES) == rules
                 for line in (record.value or b"").split(b"\n"):
                     if line.startswith(ROW_PREFIX):
                         row = orjson.loads(line)["row"]
@@ -52,10 +52,11 @@ async def compare_raw(
     side: Side, settings: Settings, ends: Ends, progress: Callable[[int], None]
 ) -> tuple[list[str], int]:
     """(faults, how many raw records were looked at): of the records below `ends`, which classify has passed."""
-    classified = await read_classified(side, settings.kafka.partitions, progress)
+    reading = reader_of(settings)
+    classified = await read_classified(side, settings.kafka.partitions, reading.rules, progress)
     dead = await _dead(side)
-    reader, _ = reader_of(settings)
-    faults: list[str] = []
+    nowhere: list[str] = []
+    otherwise: list[str] = []
     looked = 0
     for topic in RAW:
         for partition in range(settings.kafka.partitions):
@@ -65,18 +66,23 @@ async def compare_raw(
                     looked += 1
                     place = (topic, partition, record.offset)
                     if place not in classified.seen and place not in dead:
-                        faults.append(f"{topic}[{partition}] offset {record.offset} is nowhere")
+                        nowhere.append(f"{topic}[{partition}] offset {record.offset}")
                         continue
-                    read = reader.read(topic, partition, record.offset, record.timestamp, record.headers, record.value)
+                    read = reading.reader.read(
+                        topic, partition, record.offset, record.timestamp, record.headers, record.value
+                    )
                     for line in read.lines:
                         if not line.data.startswith(ROW_PREFIX):
                             continue
                         index = orjson.loads(line.data)["row"].get("raw_index", 0)
                         known = classified.rows.get((place, index))
                         if known is not None and known != hash(row_of(line.data)):
-                            faults.append(f"{topic}[{partition}] offset {record.offset}: classified otherwise now")
+                            otherwise.append(f"{topic}[{partition}] offset {record.offset}")
                 progress(len(records))
-    return faults, looked
+    return [
+        *named("raw record neither in classified nor a dead letter", nowhere),
+        *named("raw record classified otherwise now, under the same rules", otherwise),
+    ], looked
 
 
 async def _dead(side: Side) -> set[Place]:
