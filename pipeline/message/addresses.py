@@ -35,6 +35,25 @@ def tidy(address: str) -> str:
     return address.partition("..")[0] if ".." in address[at:] and at < address.find("..", at) else address.rstrip(".")
 
 
+#: SRS0=hash=time=domain=local@forwarder, SRS1=hash=forwarder==hash=time=domain=local@other; the first = may be + or -.
+_SRS = re.compile(
+    r"(?i)^SRS[01][=+-](?:[^=@]{1,64}=[^=@]{1,255}==)?[^=@]{1,64}=[^=@]{1,16}=([^=@]{3,255})=([^@]{1,128})@"
+)
+#: BATV (draft-levine-smtp-batv): prvs=1234abcdef=local@domain; some put the tag behind: prvs=local/1234abcdef@domain.
+_BATV = re.compile(r"(?i)^prvs=(?:[0-9a-f]{10}=([^@]{1,128})|([^@=/]{1,128})/[0-9a-f]{10})(@.+)$")
+
+
+def unwrapped(address: str) -> str:
+    """The address inside a forwarder's SRS or a signed BATV form, else the address itself."""
+    if address[:3].lower() == "srs":
+        found = _SRS.match(address)
+        return f"{found[2]}@{found[1]}" if found else address
+    if address[:5].lower() == "prvs=":
+        found = _BATV.match(address)
+        return f"{found[1] or found[2]}{found[3]}" if found else address
+    return address
+
+
 def field_address(value: str) -> str:
     """The address of a field such as `rfc822; user@example.com` or `Name <user@example.com>`, "" if none.
 

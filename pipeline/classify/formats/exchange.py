@@ -39,7 +39,9 @@ _BEGIN = (
     "recipients or distribution lists:",
 )
 _GENERATING = re.compile(
-    r"(?i)(?:generating server|generierender server|serveur de g\S+|servidor de generaci\S+)\s*:\s*([a-z0-9.-]+)"
+    r"(?im)(?:generating server|generierender server|serveur de g\S+|servidor de generaci\S+)\s*:\s*([a-z0-9.-]+)"
+    # in any language: a label, and then a host and nothing else
+    r"|^[^\n:：@]{3,60}[:：][ \t]*([a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){2,6})[ \t]*$"
 )
 _DATED = re.compile(
     rf"^\s{{1,12}}['\"]?(?:[^@\n]{{0,80}}?[<\[(])?({ADDRESS.pattern})[>\])'\"]{{0,3}}\s+(?:on|am|le|el|il|em)\s+\S+"
@@ -65,7 +67,7 @@ def read(letter: Letter) -> list[Row]:
     for row in rows:
         row.aside = text[:3000]
         if server:
-            row.remote_host = row.remote_host or server[1]
+            row.remote_host = row.remote_host or server[1] or server[2]
     return rows
 
 
