@@ -6,12 +6,14 @@ import re
 
 from mailecho.pipeline.message import fallback
 
+# Sets are written by what they leave out: ASCII's specials. Ranges up to the last code point would cost a regular
+# expression that ignores case some 30 ms to compile, and dozens are made of this one.
+_LOCAL = r"[^\x00-\x20\x22\x28\x29,:;<>@\x5b-\x5d\x7f]"
+_DOMAIN_CHAR = r"[^\x00-/:-@\x5b-\x5e`{-\x7f]"
 # The look-behind starts each attempt at the start of a run, and the run is bounded: linear time.
-_LOCAL = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~.\u0080-\U0010ffff-"
-_DOMAIN = r"A-Za-z0-9_\u0080-\U0010ffff"
 ADDRESS = re.compile(
-    rf"(?<![{_LOCAL}])(?:[{_LOCAL}]{{1,128}}|\"[^\"\s@]{{1,64}}\")@"
-    rf"(?:[{_DOMAIN}#](?:[{_DOMAIN}.-]{{0,253}}[{_DOMAIN}])?|\[[0-9A-Fa-f:.]{{3,45}}\])"
+    rf"(?<!{_LOCAL})(?:{_LOCAL}{{1,128}}|\"[^\"\s@]{{1,64}}\")@"
+    rf"(?:(?:#|{_DOMAIN_CHAR})(?:[^\x00-\x2c/:-@\x5b-\x5e`{{-\x7f]{{0,253}}{_DOMAIN_CHAR})?|\[[0-9A-Fa-f:.]{{3,45}}\])"
 )
 _COMMENT = re.compile(r"\([^()]{0,200}\)")
 
