@@ -187,6 +187,8 @@ def main() -> int:
             if args.keep:
                 args.keep.mkdir(parents=True, exist_ok=True)
                 (args.keep / f"{args.seed}-{number}.eml").write_bytes(raw)
+        if done % 50_000 == 0:
+            print(f"{done} messages, {faults} faults", flush=True)  # noqa: T201
         if done == 2000:
             base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base if base else 0
