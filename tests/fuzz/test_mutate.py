@@ -21,3 +21,15 @@ def test_a_raising_classifier_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "KeyError" in mutate.fault_of(b"x")
     monkeypatch.setattr(mutate, "classify_message", lambda raw: [])
     assert "no finding" in mutate.fault_of(b"x")
+
+
+#: What the fuzzers found, made small.
+FINDS = {
+    "empty_lines_for_flanker": b"Content-Type: multipart/report; boundary<br>=b\n\n--b\nContent-Type: me"
+    + b"\n" * 56_000,
+}
+
+
+@pytest.mark.parametrize("name", FINDS)
+def test_what_was_found(name: str) -> None:
+    assert mutate.fault_of(FINDS[name]) == ""
