@@ -94,7 +94,7 @@ def _ends(data: bytearray, rng: random.Random, _other: bytes) -> bytes:
 
 
 def _repeat(data: bytearray, rng: random.Random, _other: bytes) -> bytes:
-    unit = rng.choice(_TOKENS) if rng.random() < 0.5 else bytes(data[: rng.randint(1, 60)])
+    unit = rng.choice(_TOKENS) if rng.random() < 0.5 else bytes(data[: rng.randint(1, 60)]) or b"x"
     at = rng.randrange(len(data) + 1)
     return bytes(data[:at]) + unit * (rng.randint(1, 100_000) // len(unit) + 1) + bytes(data[at:])
 

@@ -27,6 +27,8 @@ def test_a_raising_classifier_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 FINDS = {
     "empty_lines_for_flanker": b"Content-Type: multipart/report; boundary<br>=b\n\n--b\nContent-Type: me"
     + b"\n" * 56_000,
+    "long_line_for_exchange": b"From: postmaster@outlook.example\nSubject: Undeliverable: Order\n\nGenerating server: "
+    b"a.prod.outlook.com\n\ngone@example.com\n" + b"From: postmaster@outlook.exampl" * 2200 + b"##",
 }
 
 

@@ -47,7 +47,7 @@ _DATED = re.compile(
     rf"^\s{{1,12}}['\"]?(?:[^@\n]{{0,80}}?[<\[(])?({ADDRESS.pattern})[>\])'\"]{{0,3}}\s+(?:on|am|le|el|il|em)\s+\S+"
 )
 _RETURNED = re.compile(r"(?is)(?:remote |mail )?server returned:?\s*['\"‘“](.{5,1500}?)['\"’”]\s*(?:\n|$|\()")
-_DIAGNOSTIC = re.compile(r"#?<?#?([^\n<>]{0,120}#?[245]\d\d[ -]?#?[245]\.\d{1,3}\.\d{1,3}.{0,600}?)##", re.S)
+_DIAGNOSTIC = re.compile(r"#?<?#?([^\n<>]{0,40}#?[245]\d\d[ -]?#?[245]\.\d{1,3}\.\d{1,3}.{0,600}?)##", re.S)
 
 
 def read(letter: Letter) -> list[Row]:
@@ -78,7 +78,8 @@ def _for_administrators(text: str) -> list[Row]:
         return []
     rows = address_rows(text[server.end() :].split("\n"))
     for row in rows:
-        returned = _RETURNED.search(row.diagnostic) or _DIAGNOSTIC.search(row.diagnostic)
+        said = row.diagnostic[:4000]
+        returned = _RETURNED.search(said) or (_DIAGNOSTIC.search(said) if "##" in said else None)
         if returned:
             row.diagnostic = returned[1]
     return [row for row in rows if row.diagnostic]
