@@ -3,8 +3,10 @@
 Patterns are byte-wise: `.` is one byte, so a non-ASCII letter in a pattern is itself, and `.{1,2}` stands
 for one that may be written with or without its accent. Each pattern matches at most once a text.
 
-Compiling a thousand patterns takes seconds, so the compiled form is kept in the user's cache directory,
-under the hash of all that it depends on. Without a writable cache it is compiled at each start.
+Compiling a thousand patterns takes seconds, so the compiled form is kept, under the hash of all that it depends
+on: in the user's cache directory, or ahead of time beside the installation (`python -m
+mailecho.pipeline.classify.warm`, which the image does, since a pod starts without a cache). Hyperscan refuses to load
+what was compiled for a processor with other features: then, and without any kept form, it is compiled at start.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -63,35 +66,35 @@ def _compiled(patterns: Sequence[str], flags: int) -> hyperscan.Database:
     return database
 
 
-def _file(patterns: Sequence[str], flags: int) -> Path:
-    """The cache file: its name covers patterns, flags, library and processor (a database is bound to one)."""
-    parts = [
-        metadata.version("hyperscan"),
-        str(flags),
-        platform.machine(),
-        platform.processor(),
-        platform.node(),
-        *patterns,
-    ]
-    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "mailecho" / f"patterns-{name}.hs"
+def _name(patterns: Sequence[str], flags: int) -> str:
+    """The file's name covers patterns, flags, library and architecture."""
+    parts = [metadata.version("hyperscan"), str(flags), platform.machine(), *patterns]
+    return f"patterns-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}.hs"
+
+
+def installed() -> Path:
+    """Where patterns that were compiled ahead of time lie: beside the installation, for all its users."""
+    return Path(sys.prefix) / "share" / "mailecho"
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")) / "mailecho"
 
 
 def _cached(patterns: Sequence[str], flags: int) -> hyperscan.Database | None:
-    try:
-        data = _file(patterns, flags).read_bytes()
-        digest, blob = data[:32], data[32:]
-        if hashlib.sha256(blob).digest() != digest:
-            return None
-        return hyperscan.loadb(blob, hyperscan.HS_MODE_BLOCK)
-    except (OSError, hyperscan.error, TypeError):
-        return None
+    name = _name(patterns, flags)
+    for directory in (installed(), _user_cache()):
+        with contextlib.suppress(OSError, hyperscan.error, TypeError):
+            data = (directory / name).read_bytes()
+            digest, blob = data[:32], data[32:]
+            if hashlib.sha256(blob).digest() == digest:
+                return hyperscan.loadb(blob, hyperscan.HS_MODE_BLOCK)
+    return None
 
 
 def _keep(patterns: Sequence[str], flags: int, database: hyperscan.Database) -> None:
     with contextlib.suppress(OSError):
-        file = _file(patterns, flags)
+        file = _user_cache() / _name(patterns, flags)
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         blob = hyperscan.dumpb(database)
         descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=".patterns-")

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from mailecho.pipeline.classify.formats.lines import address_rows
+from mailecho.pipeline.classify.formats.lists import by_list_manager
 from mailecho.pipeline.classify.row import Row
 from mailecho.pipeline.message.addresses import find_addresses
 
@@ -26,7 +27,7 @@ def looks_like_report(letter: Letter) -> bool:
     the signs; a report has several.
     """
     headers = letter.headers
-    if "x-failed-recipients" in headers:
+    if "x-failed-recipients" in headers or ("lists" in letter.marks and by_list_manager(letter)):
         return True
     subject, sender, marks = letter.subject, letter.sender, letter.marks
     path = headers.first("return-path").replace(" ", "").lower()

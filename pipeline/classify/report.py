@@ -16,6 +16,7 @@ from mailecho.pipeline.classify.letter import Letter, enclosed_text
 from mailecho.pipeline.classify.reply import Verdict, classify_reply
 from mailecho.pipeline.classify.row import Report, Row
 from mailecho.pipeline.finding import Finding, Unreadable
+from mailecho.pipeline.message.addresses import find_addresses, unwrapped
 from mailecho.pipeline.message.headers import Headers, printable
 from mailecho.pipeline.message.scan import Mail, NotAMessage, Part, read_mail, scan
 from mailecho.schemas.taxonomy import Cause, Kind, Permanence, Trust
@@ -173,6 +174,8 @@ def _restore(report: Report, letter: Letter) -> None:
     if blank and len(told) == len(blank):
         for row, other in zip(blank, told, strict=True):
             row.recipient = other.recipient
+    elif len(blank) == len(report.rows) == 1 and len(sent := find_addresses(letter.returned.first("to"), 2)) == 1:
+        blank[0].recipient = sent[0]  # the reporter names it in a form of its own (X.400, Notes)
     for row in mute:
         other_row = next((t for t in told if t.recipient.lower() == row.recipient.lower()), None)
         if other_row is not None:
@@ -320,7 +323,7 @@ def _findings(letter: Letter, report: Report) -> list[Finding]:
         kind = _kind(row, verdict, letter)
         finding = Finding(
             kind,
-            recipient=row.recipient,
+            recipient=unwrapped(row.recipient),
             status=verdict.status,
             smtp_code=verdict.smtp_code,
             action=row.action or ("delayed" if kind is Kind.DELAY else "failed" if kind is Kind.BOUNCE else ""),

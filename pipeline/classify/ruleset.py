@@ -30,6 +30,8 @@ RULE_FILES = (
     "receiver.toml",
     "providers.toml",
     "languages.toml",
+    "languages_latin.toml",
+    "languages_scripts.toml",
 )
 
 

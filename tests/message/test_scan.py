@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailecho.pipeline.message.addresses import field_address, find_addresses
+from mailecho.pipeline.message.addresses import field_address, find_addresses, unwrapped
 from mailecho.pipeline.message.body import html_text
 from mailecho.pipeline.message.headers import Headers, decoded
 from mailecho.pipeline.message.scan import NotAMessage, read_mail
@@ -131,3 +131,20 @@ def test_address_fields(value: str, address: str) -> None:
 def test_addresses_in_text() -> None:
     text = "<a@example.com>: and b@example.org. See mailto:c@example.net, not @home or x@"
     assert find_addresses(text) == ["a@example.com", "b@example.org", "c@example.net"]
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "address"),
+    [
+        ("SRS0=Ab1c=XY=example.com=someone@forwarder.example", "someone@example.com"),
+        ("SRS0+Ab1c=XY=example.com=some=one@forwarder.example", "some=one@example.com"),
+        ("SRS1=Hh2k=relay.example==Ab1c=XY=example.com=someone@forwarder.example", "someone@example.com"),
+        ("prvs=0123456789=someone@example.com", "someone@example.com"),
+        ("prvs=someone/0123456789@example.com", "someone@example.com"),
+        ("prvs=not-a-tag=someone@example.com", "prvs=not-a-tag=someone@example.com"),
+        ("srs-team@example.com", "srs-team@example.com"),
+        ("someone@example.com", "someone@example.com"),
+    ],
+)
+def test_addresses_inside_srs_and_batv(wrapped: str, address: str) -> None:
+    assert unwrapped(wrapped) == address

@@ -22,7 +22,9 @@ from mailecho.pipeline.classify.formats import (
     interscan,
     kddi,
     labelled,
+    lists,
     sendmail,
+    transcript,
     zoho,
 )
 
@@ -49,6 +51,8 @@ class Format(Protocol):
 #: In order of trial: the more particular first.
 FORMATS: tuple[Format, ...] = (
     zoho,
+    lists,
+    transcript,
     aol,
     interscan,
     dragonfly,

@@ -39,13 +39,15 @@ _BEGIN = (
     "recipients or distribution lists:",
 )
 _GENERATING = re.compile(
-    r"(?i)(?:generating server|generierender server|serveur de g\S+|servidor de generaci\S+)\s*:\s*([a-z0-9.-]+)"
+    r"(?im)(?:generating server|generierender server|serveur de g\S+|servidor de generaci\S+)\s*:\s*([a-z0-9.-]+)"
+    # in any language: a label, and then a host and nothing else
+    r"|^[^\n:：@]{3,60}[:：][ \t]*([a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){2,6})[ \t]*$"
 )
 _DATED = re.compile(
     rf"^\s{{1,12}}['\"]?(?:[^@\n]{{0,80}}?[<\[(])?({ADDRESS.pattern})[>\])'\"]{{0,3}}\s+(?:on|am|le|el|il|em)\s+\S+"
 )
 _RETURNED = re.compile(r"(?is)(?:remote |mail )?server returned:?\s*['\"‘“](.{5,1500}?)['\"’”]\s*(?:\n|$|\()")
-_DIAGNOSTIC = re.compile(r"#?<?#?([^\n<>]{0,120}#?[245]\d\d[ -]?#?[245]\.\d{1,3}\.\d{1,3}.{0,600}?)##", re.S)
+_DIAGNOSTIC = re.compile(r"#?<?#?([^\n<>]{0,40}#?[245]\d\d[ -]?#?[245]\.\d{1,3}\.\d{1,3}.{0,600}?)##", re.S)
 
 
 def read(letter: Letter) -> list[Row]:
@@ -65,7 +67,7 @@ def read(letter: Letter) -> list[Row]:
     for row in rows:
         row.aside = text[:3000]
         if server:
-            row.remote_host = row.remote_host or server[1]
+            row.remote_host = row.remote_host or server[1] or server[2]
     return rows
 
 
@@ -76,7 +78,8 @@ def _for_administrators(text: str) -> list[Row]:
         return []
     rows = address_rows(text[server.end() :].split("\n"))
     for row in rows:
-        returned = _RETURNED.search(row.diagnostic) or _DIAGNOSTIC.search(row.diagnostic)
+        said = row.diagnostic[:4000]
+        returned = _RETURNED.search(said) or (_DIAGNOSTIC.search(said) if "##" in said else None)
         if returned:
             row.diagnostic = returned[1]
     return [row for row in rows if row.diagnostic]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from mailecho.pipeline.classify.formats.lines import address_rows
-from mailecho.pipeline.classify.row import Row
+from mailecho.pipeline.classify.formats.lines import address_of, address_rows, sent_to
+from mailecho.pipeline.classify.row import MAX_ROWS, Row
 from mailecho.pipeline.message.addresses import find_addresses
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def read(letter: Letter) -> list[Row]:
         start = found.end()
         if "failed" in found[0].lower() or "not yet" in found[0].lower():
             break
-    rows = address_rows(text[start:].split("\n")) if start else []
+    lines = text[start:].split("\n") if start else []
+    rows = _indented(lines) or address_rows(lines)
     if not rows:
         failed = find_addresses(letter.headers.first("x-failed-recipients"))
         rows = [Row(address, text[start:] if len(failed) == 1 else "") for address in failed]
@@ -51,4 +52,23 @@ def read(letter: Letter) -> list[Row]:
         host = _HOST.search(row.diagnostic)
         if host:
             row.remote_host = host[1]
+    return rows
+
+
+def _indented(lines: list[str]) -> list[Row]:
+    """Rows by their indentation; [] where the list is not laid out as Exim does."""
+    rows: list[Row] = []
+    for line in lines:
+        if line[:2] == "  " and line[2:3] not in (" ", "") and len(rows) < MAX_ROWS:
+            named = address_of(line[2:])
+            if named is None:
+                return []
+            rows.append(Row(*named))
+        elif line[:4] == "    " and rows:
+            said = line.strip()
+            rows[-1].recipient = sent_to(said, rows[-1].recipient)
+            if len(rows[-1].diagnostic) < 3000:
+                rows[-1].diagnostic = f"{rows[-1].diagnostic} {said}".strip()
+        elif rows and line.strip():
+            break
     return rows

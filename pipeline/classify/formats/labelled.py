@@ -26,7 +26,7 @@ MARKS = (
 
 _RECIPIENT = re.compile(
     rf"(?im)^[ \t>*]{{0,12}}(?:intended |failed |final |original |message |the )?{_WHO}(?:\(s\))?(?: address)?"
-    rf"[ \t]{{0,3}}[:=][ \t]{{0,12}}\n?[ \t]{{0,12}}(?:rfc822;[ \t]*)?[<\"'\[]{{0,2}}({ADDRESS.pattern})"
+    rf"[ \t]{{0,3}}[:=][ \t]{{0,12}}\n?[ \t]{{0,12}}(?:rfc822;[ \t]*)?[<\"'\[]{{0,2}}(?:smtp:)?({ADDRESS.pattern})"
 )
 _REASON = re.compile(
     rf"(?ims)^[ \t>*]{{0,12}}(?:failure |reject |bounce |the )?{_WHY}[^\n:=]{{0,30}}[:=][ \t]{{0,12}}"

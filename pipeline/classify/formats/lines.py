@@ -10,8 +10,9 @@ from mailecho.pipeline.message.addresses import ADDRESS, tidy
 _A = ADDRESS.pattern
 #: `<user@example.com>:`, `user@example.com: reason`, `"user@example.com":`, `<user@example.com> (expanded from <x>): …`
 _COLON = re.compile(
-    rf"^[ \t]{{0,12}}[-*•]?[ \t]*[<\"'\[]{{0,2}}({_A})[>\"'\]]{{0,2}}[ \t]*(?:\([^()]{{0,200}}\))?[ \t]*:(.*)$"
+    rf"^[ \t]{{0,12}}[-*•]?[ \t]*[<\"'\[]{{0,2}}({_A})[>\"'\]]{{0,2}}[ \t]*(?:\(([^()]{{0,200}})\))?[ \t]*:(.*)$"
 )
+_SENT_TO = re.compile(rf"(?i)\b(?:expanded|generated) from:?\s*<?({_A})>?")
 #: The address alone on its line, perhaps with a remark in brackets.
 _ALONE = re.compile(
     rf"^[ \t>]{{0,16}}[-*•]?[ \t]*[<\"'\[]{{0,2}}(?:mailto:)?({_A})[>\"'\]]{{0,2}}[ \t]*[.,;]?"
@@ -33,11 +34,20 @@ def address_of(line: str) -> tuple[str, str] | None:
     """(address, rest of the line) where a line is about an address, else None."""
     if "@" not in line:
         return None
-    for pattern in (_ALONE, _COLON, _REASON):
-        found = pattern.match(line)
-        if found:
-            return tidy(found[1]), (found[2] if found.lastindex and found.lastindex > 1 else "").strip()
-    return None
+    found = _ALONE.match(line)
+    if found:
+        return sent_to(line, tidy(found[1])), ""
+    found = _COLON.match(line)
+    if found:
+        return sent_to(found[2] or "", tidy(found[1])), found[3].strip()
+    found = _REASON.match(line)
+    return (tidy(found[1]), found[2].strip()) if found else None
+
+
+def sent_to(remark: str, address: str) -> str:
+    """The address that we sent to: that of `(expanded from <a>)`, `(ultimately generated from a)`, else the address."""
+    original = _SENT_TO.search(remark) if " from" in remark else None
+    return tidy(original[1]) if original else address
 
 
 def address_rows(lines: list[str], *, blank_ends: bool = True) -> list[Row]:
@@ -78,7 +88,17 @@ def address_rows(lines: list[str], *, blank_ends: bool = True) -> list[Row]:
         if waiting and len(reason) < MAX_REASON_LINES:
             reason.append(stripped)
     close()
-    return rows
+    return _once(rows)
+
+
+def _once(rows: list[Row]) -> list[Row]:
+    """One row an address, with all that is said of it: reports name it in their words and again in their details."""
+    named: dict[str, Row] = {}
+    for row in rows:
+        first = named.setdefault(row.recipient.lower(), row)
+        if first is not row:
+            first.diagnostic = f"{first.diagnostic} {row.diagnostic}".strip()
+    return list(named.values())
 
 
 def after(text: str, *phrases: str) -> str:
