@@ -54,6 +54,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "lander",
         "serve",
         "classify",
+        "explain",
         "intake files",
         "intake maildir",
         "intake mbox",
@@ -239,3 +240,18 @@ def test_status_of_nothing_is_complete_json(env: dict[str, str], tmp_path: Path)
     assert shown["balanced"] is None
     assert shown["raw"] is None
     assert shown["processes"] == []
+
+
+def test_explain_shows_the_matched_words(env: dict[str, str], tmp_path: Path) -> None:
+    ran = mailecho(env, "explain", "550 5.7.1 <a@example.com>: User unknown", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "mailbox_unknown" in ran.stdout
+    assert "[User unknown]" in ran.stdout
+    ran = mailecho(env, "explain", "550 5.2.2 full", "--json", cwd=tmp_path)
+    assert orjson.loads(ran.stdout)["cause"] == "mailbox_full"
+
+
+def test_explain_of_a_file_that_is_not_there(env: dict[str, str], tmp_path: Path) -> None:
+    ran = mailecho(env, "explain", "bounces/one.eml", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert "no such file" in ran.stderr
