@@ -58,6 +58,8 @@ def test_the_commands_are_those_of_the_design() -> None:
         "rules list",
         "rules check",
         "templates",
+        "bench classify",
+        "bench lookup",
         "intake files",
         "intake maildir",
         "intake mbox",
