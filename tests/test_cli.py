@@ -115,6 +115,8 @@ def test_help_needs_nothing_heavy(env: dict[str, str]) -> None:
         (["suppressions", "add", "nonsense"], "neither an address nor a domain"),
         (["intake", "files", "x", "--topic", "feedback.events"], "--topic"),
         (["dlq", "redrive", "feedback.raw.dsn", "--on-error", "explode"], "--on-error"),
+        (["explain", "550 no", "--stage", "lunch"], "--stage"),
+        (["rules", "list", "--cause", "bad_luck"], "--cause"),
     ],
 )
 def test_wrong_usage_is_exit_2_and_named(env: dict[str, str], tmp_path: Path, arguments: list[str], named: str) -> None:
@@ -261,3 +263,19 @@ def test_explain_of_a_file_that_is_not_there(env: dict[str, str], tmp_path: Path
     ran = mailecho(env, "explain", "bounces/one.eml", cwd=tmp_path)
     assert ran.returncode == 1
     assert "no such file" in ran.stderr
+
+
+def test_explain_reads_log_lines_of_a_source(env: dict[str, str], tmp_path: Path) -> None:
+    line = (
+        "Mar  3 09:00:00 mx1 postfix/smtp[77]: 4F1A2B3C4D: to=<a@example.com>, relay=mx.example.com[192.0.2.1]:25, "
+        "delay=1, delays=0/0/0/1, dsn=5.2.2, status=bounced (host mx.example.com[192.0.2.1] said: 552 5.2.2 full)\n"
+    )
+    (tmp_path / "mail.log").write_text(line * 2)
+    ran = mailecho(env, "explain", "mail.log", "--source", "postfix", "--json", cwd=tmp_path)
+    found = orjson.loads(ran.stdout)
+    assert [(one["recipient"], one["cause"], one["trust"]) for one in found] == [
+        ("a@example.com", "mailbox_full", "verified")
+    ] * 2
+    ran = mailecho(env, "explain", line, "--source", "nobody", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert "no adapter reads it" in ran.stdout

@@ -6,6 +6,7 @@ Nothing is decided here: verdicts come from classify_reply and classify_message,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from textwrap import shorten
 
 from mailecho.pipeline.classify.codes import joined
 from mailecho.pipeline.classify.reply import (
@@ -24,7 +25,7 @@ from mailecho.pipeline.classify.ruleset import Rule, ruleset
 from mailecho.pipeline.classify.spans import phrase_span
 from mailecho.pipeline.classify.trace import Asked, Step, Trace
 from mailecho.pipeline.finding import Finding
-from mailecho.schemas.taxonomy import FAULT_OF, Trust
+from mailecho.schemas.taxonomy import FAULT_OF, MEANING_OF, Cause, Fault, Kind, Trust
 
 #: Codes of less weight than this are overloaded: receivers give them for anything (rules/status.toml).
 _OVERLOADED = 25
@@ -56,6 +57,7 @@ class Witness:
 class ReplyExplained:
     """A reply's verdict with all its evidence, the deciding one first. `notes` say what gave way to what, and why."""
 
+    summary: str
     text: str
     read: str
     cause: str
@@ -80,6 +82,7 @@ class FindingExplained:
     an answer have none.
     """
 
+    summary: str
     kind: str
     kind_why: str
     recipient: str
@@ -166,6 +169,7 @@ def _finding(f: Finding, step: Step | None, read_as: str, own: Own | None) -> Fi
     if step is not None and step.kind_why:
         why += f"; {step.kind_why}"
     return FindingExplained(
+        summary=_summary(f, replies),
         kind=f.kind.value,
         kind_why=why,
         recipient=f.recipient,
@@ -189,6 +193,66 @@ def _finding(f: Finding, step: Step | None, read_as: str, own: Own | None) -> Fi
         replies=tuple(replies),
         notes=tuple(notes),
     )
+
+
+_WORDS = {
+    Kind.COMPLAINT: "a complaint: the recipient called the message unwanted",
+    Kind.NOT_SPAM: "the recipient said that the message is no spam",
+    Kind.UNSUBSCRIBE: "the recipient wants no more of it",
+    Kind.AUTH_REPORT: "a report on authentication: nobody complained, nothing bounced",
+    Kind.AUTO_REPLY: "an automatic answer, such as an absence note: the mail arrived",
+    Kind.CHALLENGE: "a filter asks the sender to prove who writes: nothing has failed",
+    Kind.READ_RECEIPT: "a read receipt: the mail arrived",
+    Kind.QUARANTINE_NOTICE: "the message is held in quarantine",
+    Kind.BACKSCATTER: "a bounce of mail that is not ours: somebody used our name",
+    Kind.DELIVERY: "the message was delivered or passed on",
+    Kind.NOT_FEEDBACK: "no feedback about mail that was sent",
+}
+
+
+def _summary(f: Finding, replies: list[ReplyExplained]) -> str:
+    """The finding in one or two sentences."""
+    who = f" for {f.recipient}" if f.recipient else ""
+    if f.cause is None or f.kind is Kind.BACKSCATTER:
+        words = _WORDS.get(f.kind, f.kind.value)
+        return f"{words[0].upper()}{words[1:]}" + (f" (recipient {f.recipient})." if f.recipient else ".")
+    kind = f"a {f.permanence.value} {f.kind.value}" if f.kind is Kind.BOUNCE else f"a {f.kind.value}"
+    told = f" {replies[0].summary.partition('. ')[2]}" if replies and replies[0].rule_id == f.rule_id else ""
+    return f"{kind[0].upper()}{kind[1:]}{who}: {_meaning_of(f.cause, f.cause_detail)}.{told}".rstrip()
+
+
+def _meaning_of(cause: Cause, detail: str) -> str:
+    fault = FAULT_OF[cause]
+    whose = "" if fault is Fault.NONE else f", the {fault.value}'s side must act"
+    return MEANING_OF[cause] + (f" ({detail})" if detail else "") + whose
+
+
+def _reply_summary(verdict: Verdict, witnesses: tuple[Witness, ...]) -> str:
+    if verdict.cause is None:
+        return "The reply reports a success."
+    words = _meaning_of(verdict.cause, verdict.detail)
+    by = {role: [w for w in witnesses if w.role == role] for role in ("decided", "agrees", "overruled")}
+    told = f"{words[0].upper()}{words[1:]}."
+    if not by["decided"]:
+        return told
+    decided = by["decided"][0]
+    told += f" {_saying(decided)} decides"
+    if by["agrees"]:
+        # that a code agrees with a phrase tells more than that another phrase does
+        other = next(
+            (w for w in by["agrees"] if (w.source == "phrase") != (decided.source == "phrase")), by["agrees"][0]
+        )
+        told += f", and {_saying(other, first=False)} agrees"
+    if by["overruled"]:
+        other = by["overruled"][0]
+        told += f"; {_saying(other, first=False)} would say {other.cause}, and gives way"
+    return told + "."
+
+
+def _saying(w: Witness, *, first: bool = True) -> str:
+    if w.source == "phrase":
+        return f"{'The' if first else 'the'} phrase “{shorten(w.matched, 80, placeholder='…')}”"
+    return f"{'The' if first else 'the'} {w.source} {w.matched}"
 
 
 def _recipient_from(f: Finding, step: Step | None) -> str:
@@ -227,6 +291,7 @@ def _reply(asked: Asked, smtp_code: int) -> ReplyExplained:
     else:
         why = "no code; what the cause says" if weighed.evidence else "no code and no cause"
     return ReplyExplained(
+        summary=_reply_summary(verdict, witnesses),
         text=text,
         read=asked.where,
         cause=verdict.cause.value if verdict.cause else "",
@@ -249,14 +314,18 @@ def _reply(asked: Asked, smtp_code: int) -> ReplyExplained:
 def _witnesses(text: str, weighed: Weighed, asked: Asked) -> tuple[Witness, ...]:
     best = weighed.evidence[0] if weighed.evidence else None
     outside = [e for e in weighed.scoped if e not in weighed.evidence]
-    seen: set[str] = set()
-    found = []
+    found: dict[tuple[str, str], Witness] = {}
     for evidence in [*weighed.evidence, *outside]:
-        if evidence.end != NO_PHRASE and evidence.rule.id in seen:
-            continue  # another phrase of the same rule adds nothing
-        seen.add(evidence.rule.id)
-        found.append(_witness(evidence, best, evidence in outside, text, weighed, asked))
-    return tuple(found)
+        witness = _witness(evidence, best, evidence in outside, text, weighed, asked)
+        first = found.setdefault((witness.source, witness.rule_id), witness)
+        if first is not witness and first.span and witness.span and _meet(first.span, witness.span):
+            start, end = min(first.span[0], witness.span[0]), max(first.span[1], witness.span[1])
+            found[first.source, first.rule_id] = replace(first, span=(start, end), matched=text[start:end])
+    return tuple(found.values())
+
+
+def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] <= other[1] and other[0] <= one[1]
 
 
 def _witness(

@@ -139,6 +139,7 @@ def _show_finding(name: str, f: FindingExplained) -> None:
     head.append(f": {f.cause}" if f.cause else "", "bold")
     head.append(f" ({f.cause_detail})" if f.cause_detail else "")
     console().print(head, soft_wrap=True)
+    console().print(Text(f"  {f.summary}"), soft_wrap=True)
     _line("kind", f.kind_why)
     _line("recipient", f"{f.recipient or 'none'}, from {f.recipient_from}" if f.recipient else f.recipient_from)
     codes = [("action", f.action), ("status", f.status), ("reply code", str(f.smtp_code or ""))]
@@ -163,6 +164,7 @@ def _show_reply(reply: ReplyExplained, indent: str) -> None:
         detail = f" ({reply.detail})" if reply.detail else ""
         head = f"{reply.cause}{detail}, fault {reply.fault or 'unknown'}" if reply.cause else "a success: no cause"
         console().print(head, style="bold", markup=False, soft_wrap=True)
+        console().print(f"  {reply.summary}", markup=False, soft_wrap=True)
         codes = [str(reply.smtp_code or ""), reply.status]
         _line("codes", " ".join(code for code in codes if code))
         _line("permanence", f"{reply.permanence}: {reply.permanence_why}")

@@ -14,6 +14,7 @@ from mailecho.pipeline.classify import Own, classify_message
 from mailecho.pipeline.classify.explain import Witness, explain_entry, explain_message, explain_reply
 from mailecho.pipeline.classify.reply import classify_reply
 from mailecho.pipeline.sources import Rejected, read_delivery
+from mailecho.schemas.taxonomy import MEANING_OF, Cause
 
 SAMPLES = sorted((Path(__file__).parent.parent / "samples/reports").glob("*.eml"))
 GOOGLE = "gmail-smtp-in.l.google.com"
@@ -95,6 +96,26 @@ def test_a_rule_out_of_its_scope_is_shown_with_its_scope() -> None:
     outside = next(w for w in reply.evidence if w.role == "out_of_scope")
     assert outside.rule_id == "docomo.filter"
     assert "docomo" in outside.why
+
+
+def test_phrases_of_one_rule_that_meet_are_shown_as_one() -> None:
+    reply = explain_reply("554 5.7.1 Client host [192.0.2.9] blocked using zen.spamhaus.org")
+    assert decided(reply.evidence).matched == "zen.spamhaus"
+    assert reply.detail == "spamhaus_zen:192.0.2.9"
+
+
+def test_the_summary_says_it_in_a_sentence() -> None:
+    assert explain_reply("550 5.1.1 User unknown").summary == (
+        "The mailbox does not exist, the recipient's side must act. The phrase “User unknown” decides, "
+        "and the code in the reply 5.1.1 agrees."
+    )
+    gone, busy = explain_message(TWO_FATES)
+    assert gone.summary.startswith("A permanent bounce for gone@example.com: the mailbox does not exist")
+    assert busy.summary.startswith("A delay for busy@example.com: the receiving server could not be reached")
+
+
+def test_every_cause_has_words() -> None:
+    assert set(MEANING_OF) == set(Cause)
 
 
 def test_success_and_nothing_known() -> None:
