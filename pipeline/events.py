@@ -13,7 +13,7 @@ from functools import lru_cache
 import orjson
 
 from mailecho.pipeline import ids
-from mailecho.pipeline.classify.template import mask_addresses, template_hash
+from mailecho.pipeline.classify.template import mask_addresses, template_hash, template_of
 from mailecho.pipeline.finding import Finding
 from mailecho.pipeline.identity import Identity, NotAnAddress, normalise, normalise_domain
 from mailecho.pipeline.provider import provider_of
@@ -109,7 +109,7 @@ class EventBuilder:
             "status": f.status,
             "action": f.action,
             "diagnostic": mask_addresses(diagnostic) if diagnostic else "",
-            "template": template_hash(diagnostic) if diagnostic and f.kind is not Kind.DELIVERY else "",
+            "template": template_hash(template_of(diagnostic)) if diagnostic and f.kind is not Kind.DELIVERY else "",
             "permanence": f.permanence.value,
             "cause": cause.value if cause else "",
             "cause_detail": f.cause_detail[:MAX_TEXT],

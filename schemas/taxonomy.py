@@ -137,3 +137,40 @@ _FAULT_MEMBERS: dict[Fault, tuple[Cause, ...]] = {
 
 #: Each cause's fault; total over Cause.
 FAULT_OF: dict[Cause, Fault] = {cause: fault for fault, causes in _FAULT_MEMBERS.items() for cause in causes}
+
+#: Each cause in words, for people; total over Cause.
+MEANING_OF: dict[Cause, str] = {
+    Cause.MAILBOX_UNKNOWN: "the mailbox does not exist",
+    Cause.MAILBOX_MOVED: "the mailbox has moved to another address",
+    Cause.MAILBOX_DISABLED: "the mailbox is disabled",
+    Cause.MAILBOX_FULL: "the mailbox is full",
+    Cause.RECIPIENT_RESTRICTED: "the recipient takes no mail from this sender",
+    Cause.RECIPIENT_RATE: "the recipient gets mail too fast",
+    Cause.ADDRESS_SYNTAX: "the address is malformed",
+    Cause.DOMAIN_UNKNOWN: "the recipient's domain does not exist",
+    Cause.DOMAIN_NO_MAIL: "the recipient's domain takes no mail",
+    Cause.SENDER_REJECTED: "the sender's address or domain is refused",
+    Cause.AUTH_FAILURE: "the message failed authentication",
+    Cause.SMTP_AUTH: "the client must log in to the server, or its login failed",
+    Cause.PTR_MISSING: "the sending IP has no proper reverse DNS",
+    Cause.REPUTATION: "the sending IP or domain has a bad reputation at the receiver",
+    Cause.BLOCKLIST: "the sending IP or domain is on a blocklist",
+    Cause.RELAY_DENIED: "the server does not relay for this domain",
+    Cause.RATE_LIMIT: "the sender sends too fast or too much",
+    Cause.GREYLIST: "the server asks for a later attempt (greylisting)",
+    Cause.SPAM_CONTENT: "the message looks like spam to the receiver",
+    Cause.CONTENT_POLICY: "the receiver's policy refuses something in the message",
+    Cause.CONTENT_MALFORMED: "the message is malformed",
+    Cause.MALWARE: "the receiver found malware",
+    Cause.MESSAGE_TOO_LARGE: "the message is too large",
+    Cause.POLICY_OTHER: "the receiver's policy refuses it, and does not say more",
+    Cause.NETWORK: "the receiving server could not be reached",
+    Cause.ROUTING_LOOP: "the message went in circles",
+    Cause.TLS_REQUIRED: "the connection must be encrypted, or its encryption failed",
+    Cause.EXPIRED: "the message waited too long in the queue",
+    Cause.SYSTEM_ERROR: "the receiving system failed",
+    Cause.SYSTEM_FULL: "the receiving system is out of room",
+    Cause.PROTOCOL_ERROR: "the two servers did not understand each other",
+    Cause.ALREADY_SUPPRESSED: "it was not sent, since the address is on a suppression list",
+    Cause.UNDETERMINED: "the cause is not known",
+}

@@ -54,6 +54,12 @@ def test_the_commands_are_those_of_the_design() -> None:
         "lander",
         "serve",
         "classify",
+        "explain",
+        "rules list",
+        "rules check",
+        "templates",
+        "bench classify",
+        "bench lookup",
         "intake files",
         "intake maildir",
         "intake mbox",
@@ -109,6 +115,8 @@ def test_help_needs_nothing_heavy(env: dict[str, str]) -> None:
         (["suppressions", "add", "nonsense"], "neither an address nor a domain"),
         (["intake", "files", "x", "--topic", "feedback.events"], "--topic"),
         (["dlq", "redrive", "feedback.raw.dsn", "--on-error", "explode"], "--on-error"),
+        (["explain", "550 no", "--stage", "lunch"], "--stage"),
+        (["rules", "list", "--cause", "bad_luck"], "--cause"),
     ],
 )
 def test_wrong_usage_is_exit_2_and_named(env: dict[str, str], tmp_path: Path, arguments: list[str], named: str) -> None:
@@ -124,6 +132,7 @@ def test_wrong_usage_is_exit_2_and_named(env: dict[str, str], tmp_path: Path, ar
         (["intake", "files", "."], ("MAILECHO_KAFKA__BOOTSTRAP_SERVERS", "mailecho up")),
         (["topics", "apply"], ("MAILECHO_KAFKA__BOOTSTRAP_SERVERS",)),
         (["migrate"], ("MAILECHO_CLICKHOUSE__URL",)),
+        (["templates"], ("MAILECHO_CLICKHOUSE__URL", "mailecho up")),
         (["dlq", "list"], ("MAILECHO_KAFKA__BOOTSTRAP_SERVERS",)),
         (["key", "user@example.com"], ("identity key", "mailecho up")),
         (["suppressions", "check", "user@example.com"], ("identity key",)),
@@ -239,3 +248,34 @@ def test_status_of_nothing_is_complete_json(env: dict[str, str], tmp_path: Path)
     assert shown["balanced"] is None
     assert shown["raw"] is None
     assert shown["processes"] == []
+
+
+def test_explain_shows_the_matched_words(env: dict[str, str], tmp_path: Path) -> None:
+    ran = mailecho(env, "explain", "550 5.7.1 <a@example.com>: User unknown", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "mailbox_unknown" in ran.stdout
+    assert "[User unknown]" in ran.stdout
+    ran = mailecho(env, "explain", "550 5.2.2 full", "--json", cwd=tmp_path)
+    assert orjson.loads(ran.stdout)["cause"] == "mailbox_full"
+
+
+def test_explain_of_a_file_that_is_not_there(env: dict[str, str], tmp_path: Path) -> None:
+    ran = mailecho(env, "explain", "bounces/one.eml", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert "no such file" in ran.stderr
+
+
+def test_explain_reads_log_lines_of_a_source(env: dict[str, str], tmp_path: Path) -> None:
+    line = (
+        "Mar  3 09:00:00 mx1 postfix/smtp[77]: 4F1A2B3C4D: to=<a@example.com>, relay=mx.example.com[192.0.2.1]:25, "
+        "delay=1, delays=0/0/0/1, dsn=5.2.2, status=bounced (host mx.example.com[192.0.2.1] said: 552 5.2.2 full)\n"
+    )
+    (tmp_path / "mail.log").write_text(line * 2)
+    ran = mailecho(env, "explain", "mail.log", "--source", "postfix", "--json", cwd=tmp_path)
+    found = orjson.loads(ran.stdout)
+    assert [(one["recipient"], one["cause"], one["trust"]) for one in found] == [
+        ("a@example.com", "mailbox_full", "verified")
+    ] * 2
+    ran = mailecho(env, "explain", line, "--source", "nobody", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert "no adapter reads it" in ran.stdout

@@ -104,6 +104,15 @@ def test_a_dsn_of_our_own_mta_is_an_echo() -> None:
     assert "echo" not in rows(read(mail))[0]
 
 
+def test_replies_of_one_kind_have_one_template() -> None:
+    when = datetime(2026, 11, 20, tzinfo=UTC)
+    replies = ("550 5.1.1 <ann@example.org>: no, see a1b2c3d4", "550 5.1.1 <bo@example.org>: no, see z9y8x7w6")
+    one, other = (
+        rows(read(dsn("ann@example.org", reply, "5.1.1", "m@example.com", when)))[0]["template"] for reply in replies
+    )
+    assert one == other != ""
+
+
 def test_an_oversized_event_is_a_dead_letter_and_its_neighbours_go_on() -> None:
     chunk = b"\n".join([entry(id="a"), entry(id="b", campaign="x" * 600), entry(id="c")])
     found = read(chunk, RAW_DELIVERY, source=b"mailecho")

@@ -122,6 +122,7 @@ def _row(group: dict[str, str]) -> Row | None:
         remote_host=_typed(group.get("remote-mta", "")),
         aside=" ".join(v for v in (_remark(group.get("status", "")), decoded(localized), _other_words(group)) if v),
         last_attempt=group.get("last-attempt-date", ""),
+        found="Original-Recipient" if original else "Final-Recipient" if final else "",
     )
 
 

@@ -88,7 +88,7 @@ def guess_rows(letter: Letter) -> list[Row]:
     whole = " ".join(text.split())[:4000]
     failed = find_addresses(letter.headers.first("x-failed-recipients"))
     if failed:
-        return [Row(a, aside=whole) for a in failed]
+        return [Row(a, aside=whole, found="X-Failed-Recipients") for a in failed]
     mine = _ours(letter)
     rows = [row for row in address_rows(text.split("\n")) if _may_be(row.recipient, mine)]
     if rows:
@@ -100,12 +100,12 @@ def guess_rows(letter: Letter) -> list[Row]:
         return [Row(a, aside=whole) for a in spoken]
     returned = find_addresses(letter.returned.first("to"))
     if len(returned) == 1:
-        return [Row(returned[0], aside=whole)]
+        return [Row(returned[0], aside=whole, found="To of the returned message")]
     for value in letter.returned.all("received"):
         _, mark, rest = value.partition(" for ")
         found = find_addresses(rest, 1) if mark else []
         if found and _may_be(found[0], mine):
-            return [Row(found[0], aside=whole)]
+            return [Row(found[0], aside=whole, found="Received (for …) of the returned message")]
     return []
 
 

@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from mailecho.pipeline.classify.codes import codes_in, joined
-from mailecho.pipeline.classify.ruleset import Rule, rules_version, ruleset
+from mailecho.pipeline.classify.ruleset import Rule, RuleSet, rules_version, ruleset
 from mailecho.pipeline.message.addresses import ADDRESS
 from mailecho.schemas.taxonomy import Cause, Permanence
 
@@ -45,7 +45,8 @@ _IP = re.compile(
     r"(?<![\d.])((?:25[0-5]|2[0-4]\d|1?\d?\d)(?:\.(?:25[0-5]|2[0-4]\d|1?\d?\d)){3})(?![\d.]*\d)"
     r"|(?<![\w:])([0-9a-f]{1,4}(?::[0-9a-f]{0,4}){3,7})(?![\w:])"
 )
-_QUOTED_ADDRESS = re.compile(rf"[<\"'(\[]{{0,2}}(?:mailto:)?{ADDRESS.pattern}[>\"')\]]{{0,2}}")
+#: An address with what encloses it: one "@" to the rules.
+QUOTED_ADDRESS = re.compile(rf"[<\"'(\[]{{0,2}}(?:mailto:)?{ADDRESS.pattern}[>\"')\]]{{0,2}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ class Verdict:
 class Evidence(NamedTuple):
     """One thing that speaks for a cause; the smallest tuple decides.
 
-    `rank` is the weight, negated; `end` where its phrase ends in the normalised text, NO_PHRASE for a code.
+    `rank` is the weight, negated; `end` the byte at which its phrase ends in the normalised text, NO_PHRASE for a
+    code; `order` the index of the pattern, of a code its place in CODE_SOURCES.
     """
 
     rank: int
@@ -77,16 +79,42 @@ class Evidence(NamedTuple):
     order: int
     rule: Rule
 
+    @property
+    def weight(self) -> int:
+        """How much it counts, 0 to 100."""
+        return -self.rank
 
+    @property
+    def source(self) -> str:
+        """`phrase`, or one of CODE_SOURCES."""
+        return CODE_SOURCES[self.order] if self.end == NO_PHRASE else "phrase"
+
+
+CODE_SOURCES = ("code in the reply", "Status field", "reply code")
 NO_PHRASE = 1 << 30
 _order = itemgetter(0, 1, 2)
+
+
+class Weighed(NamedTuple):
+    """A reply's evidence, the deciding one first, and what it was gathered with.
+
+    `scoped` are the phrases whose rules have a scope: those not in `evidence` were out of it. `inner` is the enhanced
+    code in the text, `families` the host families that text and host belong to.
+    """
+
+    evidence: list[Evidence]
+    scoped: list[Evidence]
+    smtp_code: int
+    inner: str
+    stage: str
+    families: set[str]
 
 
 def normalised(text: str) -> str:
     """Text as rules see it: case-folded, white space collapsed, addresses as "@", plain apostrophes."""
     text = " ".join(text.split()).casefold()
     if "@" in text:
-        text = _QUOTED_ADDRESS.sub("@", text)
+        text = QUOTED_ADDRESS.sub("@", text)
     if not text.isascii():
         text = text.replace("\u2019", "'").replace("\u2018", "'")
     return text
@@ -116,8 +144,8 @@ def classify_reply(
 
 
 def gather(diagnostic: str, *, smtp_code: int = 0, status: str = "", host: str = "", stage: str = "") -> list[Evidence]:
-    """All evidence of a reply, the deciding one first: what `explain` shows."""
-    return _gather(joined(diagnostic[:MAX_DIAGNOSTIC]), smtp_code, status, host, stage)[0]
+    """All evidence of a reply, the deciding one first."""
+    return weigh(joined(diagnostic[:MAX_DIAGNOSTIC]), smtp_code, status, host, stage).evidence
 
 
 @lru_cache(maxsize=1024)
@@ -128,14 +156,9 @@ def _success(status: str, smtp_code: int, stage: str) -> Verdict:
 @lru_cache(maxsize=4096)
 def _classify(diagnostic: str, smtp_code: int, status: str, host: str, stage: str) -> Verdict:
     text = joined(diagnostic)
-    evidence, code, inner, stage = _gather(text, smtp_code, status, host, stage)
-    decided = inner or (status if status[1:] != ".0.0" else "")
-    if not decided and not code:
-        decided = status
-    kind = decided[:1] or (str(code)[0] if code else "") or status[:1]
+    evidence, _, code, inner, stage, _ = weigh(text, smtp_code, status, host, stage)
+    kind = deciding_code(code, inner, status)[:1]
     shown = inner if inner and (inner[1:] != ".0.0" or not status) else status
-    if status and status[1:] != ".0.0" and inner[1:] == ".0.0":
-        shown = status
     if not evidence:
         return Verdict(Cause.UNDETERMINED, "", _permanence(kind, None), shown, code, stage, 0.0, "")
     best, rule = evidence[0], evidence[0].rule
@@ -156,10 +179,18 @@ def _classify(diagnostic: str, smtp_code: int, status: str, host: str, stage: st
     )
 
 
-def _gather(text: str, smtp_code: int, status: str, host: str, stage: str) -> tuple[list[Evidence], int, str, str]:
+def deciding_code(smtp_code: int, inner: str, status: str) -> str:
+    """The code whose class says the permanence: that in the text, the Status unless x.0.0, the reply code."""
+    return inner or (status if status[1:] != ".0.0" else "") or (str(smtp_code) if smtp_code else status)
+
+
+def weigh(
+    text: str, smtp_code: int = 0, status: str = "", host: str = "", stage: str = "", rules: RuleSet | None = None
+) -> Weighed:
+    """All evidence of a reply whose lines are joined; the arguments are those of classify_reply."""
     code, inner = codes_in(text)
     code = smtp_code or code
-    rules = ruleset()
+    rules = rules or ruleset()
     data = normalised(text)
     matches = rules.automaton.matches((f"{data}\n{host.casefold()}" if host else data).encode("utf-8", "replace"))
     families: set[str] = set()
@@ -184,7 +215,7 @@ def _gather(text: str, smtp_code: int, status: str, host: str, stage: str) -> tu
     if code and (rule := rules.of_reply(code, stage)):
         evidence.append(Evidence(-rule.weight, NO_PHRASE, 2, rule))
     evidence.sort(key=_order)
-    return evidence, code, inner, stage
+    return Weighed(evidence, scoped, code, inner, stage, families)
 
 
 def _permanence(code_class: str, cause: Cause | None) -> Permanence:

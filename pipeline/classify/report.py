@@ -15,6 +15,7 @@ from mailecho.pipeline.classify.formats import FORMATS
 from mailecho.pipeline.classify.letter import Letter, enclosed_text
 from mailecho.pipeline.classify.reply import Verdict, classify_reply
 from mailecho.pipeline.classify.row import Report, Row
+from mailecho.pipeline.classify.trace import Asked, Step, Trace
 from mailecho.pipeline.finding import Finding, Unreadable
 from mailecho.pipeline.message.addresses import find_addresses, unwrapped
 from mailecho.pipeline.message.headers import Headers, printable
@@ -68,18 +69,18 @@ class Own:
     mtas: frozenset[str] = frozenset()
 
 
-def classify_message(raw: bytes, own: Own | None = None) -> list[Finding]:
+def classify_message(raw: bytes, own: Own | None = None, *, trace: Trace | None = None) -> list[Finding]:
     """What one message reports: a finding for each (message, recipient), at least one.
 
     Takes an RFC 5322 message with any line ends. A message that is no feedback gives one finding of kind
     not_feedback. Raises Unreadable for what cannot be a message at all (empty, or binary without a header),
-    and nothing else.
+    and nothing else. `trace` is filled where it is given.
     """
     try:
         mail = read_mail(raw)
     except NotAMessage as error:
         raise Unreadable(str(error), "empty" if "empty" in str(error) else "unreadable") from None
-    letter = Letter(mail)
+    letter = Letter(mail, trace)
     findings = _read(letter, 0)
     for finding in findings:
         for name in _TEXTS:
@@ -99,8 +100,10 @@ def _read(letter: Letter, depth: int) -> list[Finding]:
     if depth < MAX_NESTED:
         for part in letter.mail.parts:
             if part.type in ("message/rfc822", "message/global") and _may_hold_report(part.raw):
-                nested = _read_nested(part, depth)
+                nested = _read_nested(letter, part, depth)
                 if nested:
+                    if letter.trace is not None:
+                        letter.trace.read_as += ", inside a forwarded message"
                     return nested
     for reader in (_answer, _guessed):
         findings = reader(letter)
@@ -116,8 +119,8 @@ def _may_hold_report(text: str) -> bool:
     return "message/delivery-status" in head or "message/feedback-report" in head or "message/global-delivery" in head
 
 
-def _read_nested(part: Part, depth: int) -> list[Finding]:
-    letter = Letter(scan(enclosed_text(part)))
+def _read_nested(outer: Letter, part: Part, depth: int) -> list[Finding]:
+    letter = Letter(scan(enclosed_text(part)), outer.trace)
     for reader in (_delivery_status, _feedback):
         findings = reader(letter)
         if findings:
@@ -130,11 +133,12 @@ def _read_nested(part: Part, depth: int) -> list[Finding]:
 
 
 def _delivery_status(letter: Letter) -> list[Finding]:
-    report = None
+    report, where = None, "text"
     for part in letter.mail.parts:
         if part.type in dsn.STATUS_TYPES:
             report = dsn.read_status(part)
             if report is not None:
+                where = part.type
                 break
     if report is None:
         report = _status_in_text(letter.mail)
@@ -143,6 +147,7 @@ def _delivery_status(letter: Letter) -> list[Finding]:
     if replies.from_challenger(letter):
         return _answered(letter, Kind.CHALLENGE)
     _restore(report, letter)
+    _note(letter, "a delivery status (RFC 3464), in its ", where)
     return _findings(letter, report)
 
 
@@ -168,14 +173,16 @@ def _restore(report: Report, letter: Letter) -> None:
     named = dsn_addresses(letter.headers.all("x-failed-recipients"))
     if blank and len(named) == len(report.rows):
         for row, address in zip(report.rows, named, strict=True):
-            row.recipient = row.recipient or address
+            if not row.recipient:
+                row.recipient, row.found = address, "X-Failed-Recipients"
         blank = []
     told = _word_rows(letter)
     if blank and len(told) == len(blank):
         for row, other in zip(blank, told, strict=True):
-            row.recipient = other.recipient
+            row.recipient, row.found = other.recipient, other.found
     elif len(blank) == len(report.rows) == 1 and len(sent := find_addresses(letter.returned.first("to"), 2)) == 1:
-        blank[0].recipient = sent[0]  # the reporter names it in a form of its own (X.400, Notes)
+        # the reporter names it in a form of its own (X.400, Notes)
+        blank[0].recipient, blank[0].found = sent[0], "To of the returned message"
     for row in mute:
         other_row = next((t for t in told if t.recipient.lower() == row.recipient.lower()), None)
         if other_row is not None:
@@ -196,6 +203,7 @@ def _feedback(letter: Letter) -> list[Finding]:
     part = next((p for p in letter.mail.parts if p.type == arf.FEEDBACK_TYPE), None)
     if part is None:
         return []
+    _note(letter, "a feedback report (ARF, RFC 5965) in its part ", part.type)
     fields = Headers(part.text().strip("\n"))
     feedback_type = fields.first("feedback-type").lower().split(";")[0].strip() or "other"
     return complaint_findings(letter, fields, feedback_type)
@@ -236,6 +244,7 @@ def _bare_host(value: str) -> str:
 def _receipt(letter: Letter) -> list[Finding]:
     if not replies.is_receipt(letter):
         return []
+    _note(letter, "a read receipt (MDN, RFC 8098)")
     finding = Finding(Kind.READ_RECEIPT, confidence=0.95, rule_id="mdn", source="dsn")
     part = next((p for p in letter.mail.parts if p.type == replies.MDN_TYPE), None)
     if part is not None:
@@ -254,13 +263,17 @@ def _complaint(letter: Letter) -> list[Finding]:
     found = complaint.read(letter)
     if found is None:
         return []
+    _note(letter, "a complaint in another form than ARF, with Feedback-Type ", found[1])
     fields, feedback_type = found
     return complaint_findings(letter, fields, feedback_type)
 
 
 def _notified(letter: Letter) -> list[Finding]:
     report = sns.read(letter)
-    return _findings(letter, report) if report is not None else []
+    if report is None:
+        return []
+    _note(letter, "an Amazon SES notification in JSON")
+    return _findings(letter, report)
 
 
 def _word_rows(letter: Letter) -> list[Row]:
@@ -268,6 +281,7 @@ def _word_rows(letter: Letter) -> list[Row]:
         if reader.NAME in letter.marks:
             rows = [row for row in reader.read(letter) if row.recipient]
             if rows:
+                _note(letter, "a report in words, of the format ", reader.NAME)
                 return rows
     return []
 
@@ -291,6 +305,7 @@ def _answer(letter: Letter) -> list[Finding]:
 
 
 def _answered(letter: Letter, kind: Kind) -> list[Finding]:
+    _note(letter, "an answer to mail, by its headers and subject: ", kind.value)
     finding = Finding(kind, confidence=0.9, rule_id=f"reply.{kind.value}", source="dsn")
     finding.message_id = letter.headers.first("in-reply-to").strip("<> ").split(" ")[0].rstrip(">")
     _date(finding, letter, "")
@@ -303,7 +318,16 @@ def _guessed(letter: Letter) -> list[Finding]:
     rows = guess.guess_rows(letter)
     if not rows and not guess.by_daemon(letter):
         return []  # nobody is named, and no mail system speaks
+    if letter.trace is not None:
+        signs = ", ".join(sorted(letter.head | letter.marks)) or "X-Failed-Recipients"
+        _note(letter, "a report in words of no known format, by its signs: ", signs)
     return _findings(letter, Report(rows or [Row("", aside=" ".join(letter.text.split())[:4000])]))
+
+
+def _note(letter: Letter, what: str, which: str = "") -> None:
+    """For `explain`: what the message was read as. The last word stands."""
+    if letter.trace is not None:
+        letter.trace.read_as = what + which
 
 
 # --- rows to findings -----------------------------------------------------------------------------------------
@@ -314,13 +338,17 @@ def _findings(letter: Letter, report: Report) -> list[Finding]:
     seen: dict[str, Finding] = {}
     whole = ""
     for row in report.rows:
-        verdict = _verdict(row, row.diagnostic, report)
+        step = None
+        if letter.trace is not None:
+            step = Step(row)
+            letter.trace.steps.append(step)
+        verdict = _verdict(row, row.diagnostic, report, step, "reply")
         # With several recipients the other words may be about another one.
         alone = len(report.rows) == 1 or not row.diagnostic
         if verdict.confidence < _ENOUGH and alone and row.action not in ("delivered", "relayed", "expanded"):
             whole = whole or _words_of(letter)
-            verdict = _better(verdict, row, report, whole)
-        kind = _kind(row, verdict, letter)
+            verdict = _better(verdict, row, report, whole, step)
+        kind, kind_why = _kind(row, verdict, letter)
         finding = Finding(
             kind,
             recipient=unwrapped(row.recipient),
@@ -342,10 +370,14 @@ def _findings(letter: Letter, report: Report) -> list[Finding]:
             mail_from=report.mail_from,
             last_attempt_raw=row.last_attempt or report.arrival,
         )
-        _settle(finding, row)
+        settled = _settle(finding, row)
+        if step is not None:
+            step.kind_why, step.settled = kind_why, settled
         _date(finding, letter, row.last_attempt)
         key = row.recipient.lower()
         if key in seen and seen[key].kind is kind:
+            if letter.trace is not None:
+                letter.trace.steps.pop()
             continue
         seen[key] = finding
         findings.append(finding)
@@ -356,51 +388,62 @@ def _words_of(letter: Letter) -> str:
     return " ".join(letter.text.split())[:4000]
 
 
-def _verdict(row: Row, text: str, report: Report) -> Verdict:
-    return classify_reply(text, status=row.status, host=row.remote_host or report.reporter, stage=row.stage)
+def _verdict(row: Row, text: str, report: Report, step: Step | None, where: str) -> Verdict:
+    host = row.remote_host or report.reporter
+    verdict = classify_reply(text, status=row.status, host=host, stage=row.stage)
+    if step is not None:
+        step.asked.append(Asked(where, text, row.status, host, row.stage, verdict))
+    return verdict
 
 
-def _better(verdict: Verdict, row: Row, report: Report, whole: str) -> Verdict:
+def _better(verdict: Verdict, row: Row, report: Report, whole: str, step: Step | None) -> Verdict:
     """The verdict of the report's other words, where those of the reply told too little."""
-    for text in (f"{row.diagnostic} {row.aside}" if row.aside else "", f"{row.diagnostic} {whole}"):
+    for where, text in (
+        ("reply and remarks beside it", f"{row.diagnostic} {row.aside}" if row.aside else ""),
+        ("all words of the report", f"{row.diagnostic} {whole}"),
+    ):
         if not text.strip():
             continue
-        other = _verdict(row, text, report)
+        other = _verdict(row, text, report, step, where)
         if other.confidence > verdict.confidence:
             return other
     return verdict
 
 
-def _kind(row: Row, verdict: Verdict, letter: Letter) -> Kind:
-    if row.action == "failed":
-        return Kind.BOUNCE
-    if row.action == "delayed":
-        return Kind.DELAY
+def _kind(row: Row, verdict: Verdict, letter: Letter) -> tuple[Kind, str]:
+    """The kind, and why it is that."""
     if row.action:
-        return _KIND_OF_ACTION[row.action]
+        return _KIND_OF_ACTION[row.action], "the report's Action says so"
     if verdict.cause is None:
-        return Kind.DELIVERY
+        return Kind.DELIVERY, "the reply reports a success"
     marks = letter.marks
     if "still_trying" in marks or ("delayed" in marks and "gave_up" not in marks):
-        return Kind.DELAY
-    return Kind.BOUNCE
+        return Kind.DELAY, "its words say that the reporter still tries"
+    return Kind.BOUNCE, "it names no action, and nothing in it says that the reporter still tries"
 
 
-def _settle(finding: Finding, row: Row) -> None:
-    """What follows from the kind: a delay has a cause, a delivery has none."""
+def _settle(finding: Finding, row: Row) -> list[str]:
+    """What follows from the kind: a delay has a cause, a delivery has none. Gives what it changed, in words."""
+    settled = []
     if finding.kind is Kind.DELIVERY:
         finding.cause, finding.cause_detail, finding.permanence = None, "", Permanence.UNKNOWN
     elif finding.cause is None:
         finding.cause = Cause.UNDETERMINED
     if finding.kind is Kind.DELAY:
+        if finding.permanence is not Permanence.TRANSIENT:
+            settled.append("transient: the reporter still tries, whatever the class of the code")
         finding.permanence = Permanence.TRANSIENT
         if finding.cause is Cause.UNDETERMINED or finding.confidence < 0.5:
             finding.cause, finding.rule_id, finding.confidence = Cause.EXPIRED, "kind.delay", 0.6
+            settled.append("expired: a delay of which nothing better is known")
     elif finding.kind is Kind.BOUNCE and (
         finding.permanence is Permanence.UNKNOWN
         or (finding.cause not in _MAY_PASS and not finding.smtp_code and not finding.status)
     ):
-        finding.permanence = Permanence.PERMANENT  # it gave up, and no code says otherwise
+        if finding.permanence is not Permanence.PERMANENT:
+            settled.append("permanent: the reporter gave up, and no code says otherwise")
+        finding.permanence = Permanence.PERMANENT
+    return settled
 
 
 def _date(finding: Finding, letter: Letter, value: str) -> None:

@@ -13,7 +13,7 @@ class Row:
     """One recipient of one report, as the report says it. Empty where it says nothing.
 
     `action` is failed, delayed, delivered, relayed or expanded. `aside` is text that may tell more where the
-    diagnostic tells too little.
+    diagnostic tells too little. `found` names the field that gave the recipient, "" for the report's words.
     """
 
     recipient: str
@@ -24,6 +24,7 @@ class Row:
     stage: str = ""
     aside: str = ""
     last_attempt: str = ""
+    found: str = ""
 
 
 @dataclass(slots=True)

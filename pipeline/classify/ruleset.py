@@ -19,6 +19,7 @@ from mailecho.pipeline.classify.automaton import Automaton
 from mailecho.schemas.taxonomy import Cause
 
 DEFAULT_WEIGHT = 70
+_CAUSES = frozenset(cause.value for cause in Cause)
 RULE_FILES = (
     "recipient.toml",
     "domain.toml",
@@ -66,13 +67,14 @@ class Rule:
 
 @dataclass(slots=True)
 class RuleSet:
-    """All rules, the meaning of codes, and the automaton. `owner[i]` is what pattern i belongs to."""
+    """All rules, the meaning of codes, and the automaton. `owner[i]` is what `patterns[i]` belongs to."""
 
     rules: list[Rule]
     status: dict[str, list[Rule]]
     reply: dict[int, list[Rule]]
     samples: dict[str, str]  # host family -> an example host, for tests and documentation
     owner: list[Any]  # Rule, or ("host", family), or ("stage", name)
+    patterns: list[str]
     automaton: Automaton
 
     def of_status(self, status: str, families: set[str]) -> Rule | None:
@@ -98,7 +100,8 @@ def read_rules(name: str) -> dict[str, Any]:
     return tomllib.loads(resources.files(f"{__package__}.rules").joinpath(name).read_text("utf-8"))
 
 
-def _rule(entry: dict[str, Any], file: str, rule_id: str) -> Rule:
+def rule_of(entry: dict[str, Any], file: str, rule_id: str) -> Rule:
+    """A rule from its entry in a file. Raises ValueError that names file, rule and key."""
     known = {
         "id",
         "code",
@@ -117,6 +120,11 @@ def _rule(entry: dict[str, Any], file: str, rule_id: str) -> Rule:
     unknown = entry.keys() - known
     if unknown:
         raise ValueError(f"{file}, rule {rule_id}: unknown key {', '.join(sorted(unknown))}")
+    missing = {"cause", "confidence"} - entry.keys()
+    if missing:
+        raise ValueError(f"{file}, rule {rule_id}: {', '.join(sorted(missing))} is missing")
+    if entry["cause"] not in _CAUSES:
+        raise ValueError(f"{file}, rule {rule_id}: cause {entry['cause']!r} is none of schemas/taxonomy.py")
     stages = entry.get("stage", [])
     return Rule(
         id=rule_id,
@@ -152,20 +160,32 @@ def rules_version() -> str:
     return digest.hexdigest()[:12]
 
 
+def rule_data() -> dict[str, dict[str, Any]]:
+    """The parsed rule files of this installation, by name."""
+    return {name: read_rules(name) for name in (*RULE_FILES, "status.toml", "context.toml")}
+
+
 @lru_cache(maxsize=1)
 def ruleset() -> RuleSet:
     """The rules of this installation. Raises ValueError that names the file and rule that is wrong."""
-    rules = [_rule(entry, name, entry["id"]) for name in RULE_FILES for entry in read_rules(name)["rule"]]
-    codes = read_rules("status.toml")
+    return build_ruleset(rule_data())
+
+
+def build_ruleset(data: dict[str, dict[str, Any]]) -> RuleSet:
+    """The rules of parsed files, as rule_data gives them, compiled. Raises ValueError as ruleset does."""
+    rules = [rule_of(entry, name, entry["id"]) for name in RULE_FILES for entry in data[name]["rule"]]
+    codes = data["status.toml"]
     status: dict[str, list[Rule]] = {}
     for entry in codes["status"]:
-        rule = _rule(entry, "status.toml", f"status.{entry['code']}" + "".join(f".{h}" for h in entry.get("hosts", ())))
+        rule = rule_of(
+            entry, "status.toml", f"status.{entry['code']}" + "".join(f".{h}" for h in entry.get("hosts", ()))
+        )
         for code in _expand(entry["code"]):
             status.setdefault(code, []).append(rule)
     reply: dict[int, list[Rule]] = {}
     for entry in codes["reply"]:
-        reply.setdefault(entry["code"], []).append(_rule(entry, "status.toml", f"reply.{entry['code']}"))
-    context = read_rules("context.toml")
+        reply.setdefault(entry["code"], []).append(rule_of(entry, "status.toml", f"reply.{entry['code']}"))
+    context = data["context.toml"]
     owner: list[Any] = []
     patterns: list[str] = []
     for rule in rules:
@@ -176,4 +196,4 @@ def ruleset() -> RuleSet:
             owner.extend([(kind, entry[label])] * len(entry["patterns"]))
             patterns.extend(entry["patterns"])
     samples = {entry["family"]: entry["sample"] for entry in context["host"]}
-    return RuleSet(rules, status, reply, samples, owner, Automaton(patterns))
+    return RuleSet(rules, status, reply, samples, owner, patterns, Automaton(patterns))

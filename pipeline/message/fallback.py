@@ -36,6 +36,11 @@ def _flanker() -> tuple[Any, Any, Any]:
     return mime, address, encodedword
 
 
+def flanker_mime() -> Any:
+    """flanker's `mime` module, imported quietly."""
+    return _flanker()[0]
+
+
 @lru_cache(maxsize=2048)
 def decode_words(value: str) -> str:
     """A header value with its encoded words decoded (RFC 2047); the value itself where that fails."""

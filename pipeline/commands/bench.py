@@ -1,0 +1,93 @@
+"""bench: benchmarks, each against a baseline in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mailecho.pipeline.commands.base import OPERATE, Failed, Json, console, print_json
+
+if TYPE_CHECKING:
+    from mailecho.pipeline.bench.harness import Progress, Result
+
+bench_app = typer.Typer(no_args_is_help=True, help="Benchmarks, each against a baseline in the same run.")
+
+Runs = Annotated[int, typer.Option("--runs", min=1, help="How often; the median counts.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.add_typer(bench_app, name="bench", rich_help_panel=OPERATE)
+
+
+@bench_app.command()
+def classify(
+    corpus: Annotated[
+        str, typer.Option("--corpus", metavar="PATH", help="Messages to read; without it made-up reports.")
+    ] = "",
+    runs: Runs = 5,
+    as_json: Json = False,
+) -> None:
+    """Messages a second of the full classification, one process, beside flufl.bounce and flanker's parse.
+
+    Example: [bold]mailecho bench classify --corpus bounces/ --json[/bold]
+    """
+
+    def measure(progress: Progress) -> Result:
+        from mailecho.pipeline.bench.classify import run
+
+        return run(corpus, runs, progress)
+
+    _bench(measure, as_json)
+
+
+@bench_app.command()
+def lookup(
+    entries: Annotated[int, typer.Option("--entries", min=1, help="Of the map that is made for it.")] = 100_000,
+    rate: Annotated[int, typer.Option("--rate", min=1, help="Single lookups a second, for the latency.")] = 2000,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Of each measurement.")] = 3.0,
+    runs: Runs = 5,
+    as_json: Json = False,
+) -> None:
+    """Single lookups over HTTP for each CPU-second of the API, beside a bare handler; latency at a rate; bulk checks.
+
+    Client and server share the machine: the latency is theirs only where two cores are free.
+
+    Example: [bold]mailecho bench lookup --entries 1000000 --rate 5000[/bold]
+    """
+
+    def measure(progress: Progress) -> Result:
+        from mailecho.pipeline.bench.lookup import run
+
+        return run(entries, rate, seconds, runs, progress)
+
+    _bench(measure, as_json)
+
+
+def _bench(measure: Callable[[Progress], Result], as_json: bool) -> None:
+    from mailecho.pipeline.bench.harness import readable
+
+    with _progress() as progress:
+        try:
+            result = measure(progress).as_dict()
+        except ValueError as error:
+            raise Failed(str(error)) from error
+    if as_json:
+        print_json(result)
+        return
+    for label, value in readable(result):
+        console().print(f"{label:<20} {value}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """What is being measured, on standard error and only for people."""
+    out = console(stderr=True)
+    if not out.is_terminal:
+        yield lambda _what: None
+        return
+    with out.status("bench") as status:
+        yield status.update

@@ -1,0 +1,79 @@
+"""Benchmarks give complete results, and baselines take turns with what they are compared to."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from mailecho.pipeline.bench import classify, lookup
+from mailecho.pipeline.bench.harness import Result, percentile, readable, take_turns
+from mailecho.pipeline.classify import classify_message
+
+#: What DESIGN promises of every benchmark's JSON.
+FIELDS = ("name", "unit", "runs", "median", "baseline", "ratio", "machine")
+
+
+def test_measures_take_turns_and_begin_with_another_each_time() -> None:
+    order: list[str] = []
+
+    def measure(name: str) -> float:
+        order.append(name)
+        return float(len(order))
+
+    found = take_turns(2, {"a": lambda: measure("a"), "b": lambda: measure("b")}, order.append)
+    assert [name for name in order if len(name) == 1] == ["a", "b", "b", "a"]
+    assert {name: len(values) for name, values in found.items()} == {"a": 2, "b": 2}
+
+
+def test_the_ratio_is_that_of_the_medians() -> None:
+    result = Result("x", "things/s", [10.0, 30.0, 20.0], "other", [5.0, 4.0, 9.0], {"p99_ms": 1.5}).as_dict()
+    assert tuple(result)[: len(FIELDS)] == FIELDS
+    assert (result["median"], result["baseline"]["median"], result["ratio"], result["p99_ms"]) == (20.0, 5.0, 4.0, 1.5)
+    assert ("p99_ms", "1.5") in readable(result)
+
+
+def test_percentiles() -> None:
+    values = [float(n) for n in range(100)]
+    assert (percentile(values, 0.5), percentile(values, 0.99), percentile(values, 1), percentile([], 0.5)) == (
+        50,
+        99,
+        99,
+        0,
+    )
+
+
+def test_made_up_mail_is_the_same_each_time_and_of_several_kinds() -> None:
+    messages = list(islice(classify.made_up(), 200))
+    assert messages == list(islice(classify.made_up(), 200))
+    kinds = {finding.kind.value for _, raw in messages for finding in classify_message(raw)}
+    assert kinds >= {"bounce", "delay", "complaint", "auto_reply", "not_feedback"}
+
+
+def test_classify_over_a_corpus(tmp_path: Path) -> None:
+    for name, raw in islice(classify.made_up(), 20):
+        (tmp_path / f"{name}.eml").write_bytes(raw)
+    (tmp_path / "empty.eml").write_bytes(b"")
+    result = classify.run(str(tmp_path), runs=2).as_dict()
+    assert result["messages"] == 21
+    assert len(result["runs"]) == len(result["baseline"]["runs"]) == 2
+    assert result["median"] > 0 < result["baseline"]["median"]
+    assert 0 < result["p50_us"] <= result["p99_us"] <= result["slowest"]["ms"] * 1000 + 1
+    assert result["slowest"]["name"].endswith(".eml")
+    assert result["first_ms"] > 1
+    assert result["peak_rss_mb"] > 10
+    assert "flanker" in " ".join(result["peers"])
+
+
+def test_a_corpus_without_messages_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no messages"):
+        classify.run(str(tmp_path))
+
+
+def test_lookup_of_a_small_map() -> None:
+    result = lookup.run(entries=200, rate=200, seconds=0.5, runs=1).as_dict()
+    assert (result["name"], result["entries"], result["rate"]) == ("lookup", 200, 200)
+    assert result["median"] > 0 < result["baseline"]["median"]
+    assert 0 < result["p50_ms"] <= result["p99_ms"]
+    assert result["bulk_addresses_per_cpu_s"] > 0
