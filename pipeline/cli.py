@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Annotated
 
 import typer
 
@@ -19,10 +20,26 @@ app = typer.Typer(
     "keeps mail away from addresses that must not get it, and answers in SQL.\n\n"
     "Start with [bold]mailecho up --demo[/bold].",
     epilog="Settings come from MAILECHO_… variables and mailecho.toml in the data directory. "
-    "Exit codes: 0 done, 1 failed or refused, 2 wrong usage. MAILECHO_DEBUG=1 shows tracebacks.",
+    "Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 78 a role that its settings forbid to start. "
+    "MAILECHO_DEBUG=1 shows tracebacks.",
 )
 for group in (run, feed, explain, rules, suppressions, operate, bench):
     group.register(app)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        operate.version()
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What stands before a command. Its help is the app's."""
 
 
 def main() -> None:

@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tomllib import TOMLDecodeError
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from mailecho.schemas.topics import DAY_MS, Windows
 
 
+class NoSettingsFile(RuntimeError):
+    """MAILECHO_CONFIG names a file that is not there."""
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class KafkaSettings(_Section):
@@ -96,6 +102,7 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
+        hide_input_in_errors=True,  # it may be a secret, and errors reach logs
         nested_model_default_partial_update=True,
     )
 
@@ -144,16 +151,30 @@ class Settings(BaseSettings):
 
 
 def config_file(data_dir: Any = None) -> Path | None:
-    """The TOML file in force, or None: MAILECHO_CONFIG, else mailecho.toml in the data directory."""
+    """The TOML file in force, or None: MAILECHO_CONFIG, else mailecho.toml in the data directory.
+
+    Raises NoSettingsFile.
+    """
     named = os.environ.get("MAILECHO_CONFIG")
     if named:
+        if not Path(named).is_file():
+            raise NoSettingsFile(f"MAILECHO_CONFIG names {Path(named).absolute()}: there is no such file")
         return Path(named)
     file = Path(data_dir or os.environ.get("MAILECHO_DATA_DIR") or "mailecho-data") / "mailecho.toml"
     return file if file.is_file() else None
 
 
 def load(data_dir: Path | None = None, **overrides: Any) -> Settings:
-    """Settings from environment and file; arguments win. Raises pydantic's ValidationError, which names the field."""
+    """Settings from environment and file; arguments win.
+
+    Raises NoSettingsFile, TOMLDecodeError, SettingsError (a variable that should be JSON) and pydantic's
+    ValidationError, which names the field; the path of the file that was read is a note of these errors.
+    """
     if data_dir is not None:
         overrides["data_dir"] = data_dir
-    return Settings(**overrides)
+    try:
+        return Settings(**overrides)
+    except (ValidationError, TOMLDecodeError, SettingsError) as error:
+        if file := config_file(data_dir):
+            error.add_note(str(file.absolute()))
+        raise

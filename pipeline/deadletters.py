@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.structs import ConsumerRecord
 from pydantic import ValidationError
 
+from mailecho.pipeline.partitions import no_broker
 from mailecho.schemas import headers as h
 from mailecho.schemas.deadletter import DeadLetter, Reason
 from mailecho.schemas.topics import CLASSIFIED, CLASSIFY_INPUT, EVENTS, dlq
@@ -104,7 +105,7 @@ def dead_letter_topics(topic: str | None = None) -> list[str]:
         return known
     name = topic if topic in known else dlq(topic)
     if name not in known:
-        raise DeadLetterError(f"topic {topic!r} has no dead letters; those that have: {', '.join(known)}")
+        raise DeadLetterError(f"topic {topic!r} has no dead letters; dead-letter topics: {', '.join(known)}")
     return [name]
 
 
@@ -120,7 +121,7 @@ async def list_dead_letters(
 
     Those that a redrive has sent back are left out, unless `include_redriven`. Raises DeadLetterError.
     """
-    wanted = _reason(reason)
+    wanted = known_reason(reason)
     letters: list[Letter] = []
     names = dead_letter_topics(topic)
     partitions, passed = await _progress(bootstrap, names)
@@ -156,7 +157,7 @@ async def redrive(
     `on_error` is for a letter that cannot be sent: `stop` raises DeadLetterError, `drop` passes it, `reinsert`
     puts it behind the other letters of its topic. Each run goes on behind the last letter that was dealt with.
     """
-    wanted = _reason(reason)
+    wanted = known_reason(reason)
     names = dead_letter_topics(topic)
     group = GROUP if wanted is None else _group(wanted)
     run = _Redrive(on_error, limit, progress)
@@ -248,7 +249,8 @@ async def _redrive_one(producer: AIOKafkaProducer, record: ConsumerRecord, run: 
             counts.reinserted += 1
 
 
-def _reason(reason: str | None) -> Reason | None:
+def known_reason(reason: str | None) -> Reason | None:
+    """A reason by its name. Raises DeadLetterError, which lists them, for another name."""
     if reason is None:
         return None
     try:
@@ -341,10 +343,7 @@ async def _producer(bootstrap: str) -> AsyncIterator[AIOKafkaProducer]:
 
 
 def _unreachable(bootstrap: str) -> DeadLetterError:
-    return DeadLetterError(
-        f"no Kafka broker answers at {bootstrap}: start one with `mailecho up`, or set "
-        "kafka.bootstrap_servers (MAILECHO_KAFKA__BOOTSTRAP_SERVERS) to yours"
-    )
+    return DeadLetterError(no_broker(bootstrap))
 
 
 async def _records(

@@ -18,3 +18,11 @@ async def partitions_of(bootstrap: str, topics: Iterable[str]) -> tuple[list[Top
         await admin.close()
     places = [TopicPartition(topic["topic"], p["partition"]) for topic in described for p in topic["partitions"]]
     return places, [topic["topic"] for topic in described if topic["error_code"]]
+
+
+def no_broker(bootstrap: str) -> str:
+    """What to say where nobody answers at that address."""
+    return (
+        f"no Kafka broker answers at {bootstrap}: start one with `mailecho up`, or set "
+        "kafka.bootstrap_servers (MAILECHO_KAFKA__BOOTSTRAP_SERVERS) to yours"
+    )

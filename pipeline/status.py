@@ -91,9 +91,9 @@ async def kafka_counts(settings: Settings) -> dict[str, Any]:
     """raw, dead_letters, what the fold counted, and lag by topic. Raises NotRunning, KafkaError."""
     from aiokafka import AIOKafkaConsumer
     from aiokafka.admin import AIOKafkaAdminClient
-    from aiokafka.errors import KafkaError
+    from aiokafka.errors import KafkaConnectionError, KafkaError
 
-    from mailecho.pipeline.partitions import partitions_of
+    from mailecho.pipeline.partitions import no_broker, partitions_of
 
     bootstrap = kafka_bootstrap(settings)
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
@@ -129,6 +129,8 @@ async def kafka_counts(settings: Settings) -> dict[str, Any]:
         else:
             values.update(await _totals(consumer, filled, ends))
         return values
+    except KafkaConnectionError:
+        return {"_problem": no_broker(bootstrap)}
     finally:
         await admin.close()
         await consumer.stop()

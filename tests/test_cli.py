@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import orjson
@@ -12,8 +14,10 @@ import pytest
 from typer.main import get_command
 
 from mailecho.pipeline.cli import app
+from mailecho.pipeline.commands.base import counted, time_text
 from mailecho.pipeline.config import Settings
 from mailecho.pipeline.identity import Identity, load_identity
+from mailecho.pipeline.sources import SOURCES
 from mailecho.schemas import export
 
 HEAVY = ("chdb", "faust", "flanker", "aiokafka", "clickhouse_connect", "fastapi", "pydantic", "sentry_sdk")
@@ -113,6 +117,17 @@ def test_help_needs_nothing_heavy(env: dict[str, str]) -> None:
         (["suppressions", "add", "a@example.com", "--scope", "planet"], "--scope"),
         (["suppressions", "add", "a@example.com", "--scope", "stream"], "--stream"),
         (["suppressions", "add", "nonsense"], "neither an address nor a domain"),
+        (["suppressions", "add", "us er@exam ple.com"], "no address"),
+        (["suppressions", "add", "a@example.com", "--scope", "tenant", "--stream", "news"], "--stream"),
+        (["suppressions", "add", "a@example.com", "--scope", "global", "--tenant", "shop"], "--tenant"),
+        (["suppressions", "add", "a@example.com", "--reason", "asked by phone"], "--reason"),
+        (["suppressions", "list", "--state", "bogus"], "--state"),
+        (["suppressions", "list", "--scope", "planet"], "--scope"),
+        (["key", "nobody"], "no address"),
+        (["dlq", "list", "bogus"], "dead-letter topics"),
+        (["dlq", "list", "--reason", "bogus"], "--reason"),
+        (["dlq", "redrive", "feedback.raw.dsn", "--reason", "bogus"], "--reason"),
+        (["intake", "files", "x", "--source", "bogus"], "mailecho, postfix"),
         (["intake", "files", "x", "--topic", "feedback.events"], "--topic"),
         (["dlq", "redrive", "feedback.raw.dsn", "--on-error", "explode"], "--on-error"),
         (["explain", "550 no", "--stage", "lunch"], "--stage"),
@@ -137,7 +152,6 @@ def test_wrong_usage_is_exit_2_and_named(env: dict[str, str], tmp_path: Path, ar
         (["key", "user@example.com"], ("identity key", "mailecho up")),
         (["suppressions", "check", "user@example.com"], ("identity key",)),
         (["suppressions", "add", "user@example.com"], ("MAILECHO_KAFKA__BOOTSTRAP_SERVERS",)),
-        (["suppressions", "add", "us er@exam ple.com"], ("no address",)),
         (["suppressions", "list"], ("does not answer",)),
     ],
 )
@@ -159,8 +173,10 @@ def test_errors_are_short_and_say_the_way_on(
     [
         ("MAILECHO_KAFKA__PARTITIONS", "many", ("kafka.partitions", "MAILECHO_KAFKA__PARTITIONS", "many")),
         ("MAILECHO_API__PORT", "99999", ("api.port", "MAILECHO_API__PORT")),
-        ("MAILECHO_OWN_DOMAINS", "example.com", ("own_domains",)),
-        ("MAILECHO_KAFKA__NONSENSE", "1", ("kafka.nonsense",)),
+        ("MAILECHO_OWN_DOMAINS", "example.com", ("own_domains", "MAILECHO_OWN_DOMAINS=", "JSON list")),
+        ("MAILECHO_KAFKA", "here", ("MAILECHO_KAFKA__NAME",)),
+        ("MAILECHO_KAFKA__NONSENSE", "1", ("kafka.nonsense: there is no such setting", "MAILECHO_KAFKA__NONSENSE")),
+        ("MAILECHO_CONFIG", "nowhere.toml", ("MAILECHO_CONFIG", "nowhere.toml: there is no such file")),
     ],
 )
 def test_a_wrong_setting_is_named(
@@ -177,8 +193,37 @@ def test_a_settings_file_that_is_not_toml_is_named(env: dict[str, str], tmp_path
     (tmp_path / "mailecho.toml").write_text("[kafka\n")
     ran = mailecho(env, "status", "--data-dir", str(tmp_path))
     assert ran.returncode == 1
-    assert "mailecho.toml" in ran.stderr
+    assert str(tmp_path / "mailecho.toml") in ran.stderr
     assert len(ran.stderr.splitlines()) <= 2
+
+
+def test_an_error_of_the_file_names_the_file_and_not_the_environment(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "mailecho.toml").write_text("[kafka]\npartitions = 'many'\n")
+    ran = mailecho(env, "status", "--data-dir", str(tmp_path))
+    assert ran.stderr.endswith(f"(it is 'many'), set in {tmp_path / 'mailecho.toml'}\n")
+    assert "MAILECHO_" not in ran.stderr
+    ran = mailecho({**env, "MAILECHO_KAFKA__PARTITIONS": "none"}, "status", "--data-dir", str(tmp_path))
+    assert ran.stderr.endswith("(it is 'none'), set by MAILECHO_KAFKA__PARTITIONS\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[api]\ntoken = 4711\n",
+        "[clickhouse]\npassword = 4711\n",
+        "[sentry]\ndsn = 4711\n",
+        "identity_key = 4711\n",
+        "[clickhouse]\npasword = '4711'\n",  # a typo
+        "api = '4711'\n",
+    ],
+)
+def test_errors_show_no_secret(env: dict[str, str], tmp_path: Path, text: str) -> None:
+    (tmp_path / "settings.toml").write_text(text)
+    env |= {"MAILECHO_CONFIG": str(tmp_path / "settings.toml"), "MAILECHO_DEBUG": "1"}
+    ran = mailecho(env, "status", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert "settings.toml" in ran.stderr
+    assert "4711" not in ran.stderr.replace(str(tmp_path), "")
 
 
 def test_debug_shows_the_traceback(env: dict[str, str], tmp_path: Path) -> None:
@@ -238,6 +283,58 @@ def test_classify_needs_no_system(env: dict[str, str], tmp_path: Path) -> None:
 def test_version(env: dict[str, str]) -> None:
     ran = mailecho(env, "version")
     assert (ran.returncode, ran.stdout.count("\n")) == (0, 1)
+    assert mailecho(env, "--version").stdout == ran.stdout
+
+
+def test_help_of_source_names_the_sources() -> None:
+    text = get_command(app).commands["intake"].commands["files"].params  # type: ignore[attr-defined]
+    (shown,) = [option.help for option in text if option.name == "source"]
+    assert " or ".join(SOURCES) in shown
+
+
+def test_words_for_people() -> None:
+    assert [counted(n, "record") for n in (0, 1, 2_000)] == ["0 records", "1 record", "2,000 records"]
+    assert counted(3, "entry") == "3 entries"
+    assert time_text("2026-11-24T08:34:21.000Z") == "2026-11-24 08:34 UTC"
+
+
+def test_no_broker_is_one_clear_line(env: dict[str, str], tmp_path: Path) -> None:
+    env |= {"MAILECHO_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1", "MAILECHO_API__PORT": "1"}
+    for arguments in (("status",), ("suppressions", "add", "user@example.com")):
+        said = mailecho(env, *arguments, "--data-dir", str(tmp_path)).stderr
+        (line,) = [line for line in said.splitlines() if "127.0.0.1:1:" in line]
+        assert "no Kafka broker answers at 127.0.0.1:1: start one with `mailecho up`" in line
+        assert "AddressFamily" not in said
+
+
+class _Refuses(BaseHTTPRequestHandler):
+    """An API that asks for a token."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = b'{"error":{"code":"unauthorized","message":"send the token","field":"Authorization"}}'
+        self.send_response(401)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize("command", ["add", "release"])
+def test_nothing_is_sent_where_the_api_refuses(env: dict[str, str], tmp_path: Path, command: str) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refuses) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        # no broker answers there either: had it been asked first, its error would stand here
+        env |= {"MAILECHO_API__PORT": str(server.server_port), "MAILECHO_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+        ran = mailecho(env, "suppressions", command, "user@example.com", "--data-dir", str(tmp_path))
+        server.shutdown()
+        thread.join()
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "nothing was sent: Authorization: send the token" in ran.stderr
+    assert "MAILECHO_API__TOKEN" in ran.stderr
 
 
 def test_status_of_nothing_is_complete_json(env: dict[str, str], tmp_path: Path) -> None:

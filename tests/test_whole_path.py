@@ -169,3 +169,47 @@ def test_verify_finds_what_is_planted(system: System) -> None:
         assert any("cause 'greylist'" in line for line in orjson.loads(ran.stdout)["differences"])
     finally:
         client.close()
+
+
+def test_the_list_is_changed_by_hand(system: System) -> None:
+    """Each command answers for what it was asked, and sends nothing that changes nothing."""
+    said = system.ok("suppressions", "add", "shut.example.net", "--note", "asked by phone")
+    assert said.startswith("shut.example.net: denied (manual; scope global")
+    assert "asked by phone" in said
+    assert "its domain" in system.ok("suppressions", "check", "user@shut.example.net")
+    assert "allowed" in system.ok("suppressions", "check", "user@sub.shut.example.net")
+    refused = system.run("suppressions", "release", "user@shut.example.net")
+    assert (refused.returncode, refused.stdout) == (1, b"")
+    assert b"its domain with scope global" in refused.stderr
+
+    system.ok("suppressions", "add", "user@example.net")
+    system.ok("suppressions", "add", "user@example.net", "--scope", "global")
+    released = orjson.loads(system.ok("suppressions", "release", "user@example.net", "--json"))
+    assert len(released["commands"]) == 2, "one for each entry"
+    assert released["answer"]["allowed"] is True
+    assert system.ok("suppressions", "release", "shut.example.net") == "shut.example.net: allowed\n"
+
+    before = system.status()["commands"]
+    for subject in ("shut.example.net", "user@example.net", "never@example.net"):
+        assert system.ok("suppressions", "release", subject) == f"{subject}: not on the list, so nothing was sent\n"
+    assert system.status()["commands"] == before
+
+    listed = system.run("suppressions", "list", "--state", "released", "--limit", "1")
+    assert listed.stderr == b"the first 1 of 3; --limit shows more\n"
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("INSERT INTO events (event_id) VALUES ('')", "This statement writes. Readers may not."),
+        ("SELECT sleep(1)", "sleep() is not allowed"),
+    ],
+)
+def test_sql_says_plainly_what_it_refuses(system: System, statement: str, words: str) -> None:
+    ran = system.run("sql", statement)
+    assert ran.returncode == 1
+    assert words in ran.stderr.decode()
+
+
+def test_an_unknown_format_is_named_once(system: System) -> None:
+    assert system.run("sql", "SELECT 1", "--format", "Bogus").stderr.decode().count("Bogus") == 1

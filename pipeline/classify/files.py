@@ -29,6 +29,9 @@ ONE_MESSAGE = (".eml", ".msg")
 
 STDIN = "-"
 
+#: Names that `mailecho intake` takes for logs and webhooks.
+_LOGS = (".log", ".jsonl", ".ndjson", ".json")
+
 
 def iter_messages(paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of each message under some paths, sorted.
@@ -138,28 +141,36 @@ def _classify_batch(items: list[tuple[str, bytes]]) -> list[list[dict[str, Any]]
 def run_classify(paths: list[str], jsonl: bool, processes: int = 1) -> int:
     """Classify to standard output, streaming; 1 where a message could not be read, else 0.
 
-    `jsonl` writes one JSON object a line, otherwise one readable line a finding. A terminal on standard error
+    `jsonl` writes one JSON object a line, otherwise one readable line a finding. Standard error says where
+    there was no message, or what looks like a log. A terminal on standard error
     sees how many messages are done. Raises OSError for a path that cannot be read.
     """
-    failed = 0
+    failed = messages = 0
+    logs: list[str] = []
     with _progress() as advance:
         for lines in classify_paths(paths, processes):
+            messages += 1
+            if lines and lines[0]["file"].lower().endswith(_LOGS):
+                logs.append(lines[0]["file"])
             for line in lines:
                 failed += line["kind"] == "error"
                 text = orjson.dumps(line).decode() if jsonl else _readable(line)
                 sys.stdout.write(text + "\n")
             advance()
     sys.stdout.flush()
+    if not messages:
+        sys.stderr.write("no message found\n")
+    if logs:
+        others = f" and {len(logs) - 1:,} more" if len(logs) > 1 else ""
+        sys.stderr.write(f"{logs[0]}{others}: read as mail; logs are read by `mailecho intake files`\n")
     return 1 if failed else 0
 
 
 def _readable(line: dict[str, Any]) -> str:
     if line["kind"] == "error":
         return f"{line['file']}: error: {line['detail']}"
-    words = [
-        line[name] for name in ("kind", "recipient", "status", "cause", "cause_detail", "permanence") if line[name]
-    ]
-    return f"{line['file']}: " + " ".join(str(word) for word in words)
+    words = (f"{name}={line[name]}" for name in ("recipient", "status", "cause", "cause_detail", "permanence"))
+    return " ".join((f"{line['file']}: {line['kind']}", *(word for word in words if not word.endswith("=None"))))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ exits with 78, so that whoever supervises it does not try in vain.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -64,6 +65,17 @@ def console(*, stderr: bool = False) -> Console:
     return plain if plain.is_terminal else Console(stderr=stderr, highlight=False, width=UNBOUNDED)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 record`, `2,000 records`: a noun whose plural has only an s more, or -ies for -y."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def time_text(rfc3339: str) -> str:
+    """A time for people, `2026-11-24 08:34 UTC`, from one of the API (`2026-11-24T08:34:00.000Z`)."""
+    return f"{rfc3339[:16].replace('T', ' ')} UTC"
+
+
 def print_json(value: Any) -> None:
     """One JSON document on standard output, indented for a terminal."""
     import orjson
@@ -105,13 +117,15 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, ValidationError):
         return _explain_validation(error)
     if isinstance(error, tomllib.TOMLDecodeError):
-        from mailecho.pipeline.config import config_file
-
-        return f"settings file {config_file() or 'mailecho.toml'} is not TOML: {error}"
+        return f"settings file {_file_of(error) or 'mailecho.toml'} is not TOML: {error}"
     if origin.startswith("mailecho."):
         return str(error)
-    if origin.startswith("pydantic_settings"):  # a value in the environment that should be JSON
-        return f"settings: {error}"
+    if origin.startswith("pydantic_settings"):
+        return _explain_not_json(error)
+    if type(error).__name__ == "KafkaConnectionError":
+        from mailecho.pipeline.partitions import no_broker
+
+        return no_broker(_brokers(error))
     if origin.startswith("aiokafka"):
         return f"Kafka: {error or type(error).__name__}. Is the broker of MAILECHO_KAFKA__BOOTSTRAP_SERVERS up?"
     if origin.startswith("clickhouse_connect"):
@@ -121,27 +135,67 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+def _brokers(error: BaseException) -> str:
+    """Which brokers aiokafka tried, from the sockets in its text."""
+    tried = re.findall(r"\('([^']+)', (\d+)", str(error))
+    return ", ".join(":".join(each) for each in tried) or "the address that is set"
+
+
 def _explain_validation(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False):
         path = [str(part) for part in problem["loc"]]
         name = ".".join(path) or error.title
         value = problem.get("input")
-        shown = f" (it is {value!r})" if isinstance(value, str | int | float) else ""
-        message = problem["msg"].removeprefix("Value error, ")
-        setting = _where_set(path) if error.title == "Settings" else ""
-        lines.append(f"{name}: {message}{shown}{setting}")
+        ours = error.title == "Settings"
+        shown = f" (it is {value!r})" if isinstance(value, str | int | float) and not (ours and _hidden(path)) else ""
+        message = "there is no such setting" if ours and problem["type"] == "extra_forbidden" else problem["msg"]
+        message = message.removeprefix("Value error, ")
+        lines.append(f"{name}: {message}{shown}{_where_set(path, error) if ours else ''}")
     return "\n".join(lines[:2])
 
 
-def _where_set(path: list[str]) -> str:
-    from mailecho.pipeline.config import config_file
+def _hidden(path: list[str]) -> bool:
+    """Whether the value of a setting is a secret, or may be one: of a whole section, or under a misspelt name."""
+    from pydantic import BaseModel, SecretStr
 
-    variable = f"MAILECHO_{'__'.join(path).upper()}"
-    file = config_file()
-    if file is None or variable in os.environ:
-        return f", set by {variable}"
-    return f", set in {file} (or by {variable})"
+    from mailecho.pipeline.config import Settings
+
+    kind: Any = Settings
+    for part in path:
+        known = kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
+        if part not in known:
+            return not part.isdigit()  # a number is a place in a list
+        kind = known[part].annotation
+    return isinstance(kind, type) and issubclass(kind, BaseModel | SecretStr)
+
+
+def _where_set(path: list[str], error: BaseException) -> str:
+    """Where a value came from: the environment wins over the file, and arguments over both."""
+    for length in range(len(path), 0, -1):
+        variable = f"MAILECHO_{'__'.join(path[:length])}".upper()
+        if variable in os.environ:
+            return f", set by {variable}"
+    file = _file_of(error)
+    return f", set in {file}" if file else ""
+
+
+def _explain_not_json(error: BaseException) -> str:
+    """A variable of the environment that should be JSON; pydantic-settings names only the field."""
+    from mailecho.pipeline.config import Settings
+
+    found = re.search(r'field "(\w+)"', str(error))
+    if found is None or found[1] not in Settings.model_fields:
+        return f"settings: {error}"
+    name, variable = found[1], f"MAILECHO_{found[1].upper()}"
+    if isinstance(Settings.model_fields[name].default, tuple):
+        return f"""{name}: {variable} is a JSON list, for example {variable}='["mail.example.com"]'"""
+    return f"{name}: {variable} names a table of settings; set one of them by {variable}__NAME"
+
+
+def _file_of(error: BaseException) -> str:
+    """The settings file that was read, with its whole path; config.load notes it."""
+    return next(iter(getattr(error, "__notes__", ())), "")
 
 
 def _unexpected(error: BaseException) -> str:

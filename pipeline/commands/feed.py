@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mailecho.pipeline.commands.base import FEED, DataDir, Failed, Json, console, note, print_json, settings_of
+from mailecho.pipeline.commands.base import (
+    FEED,
+    DataDir,
+    Failed,
+    Json,
+    console,
+    counted,
+    note,
+    print_json,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from mailecho.pipeline.intake.record import RawRecord, Skipped, Tags
@@ -20,7 +30,7 @@ intake_app = typer.Typer(no_args_is_help=True, help="Put raw facts on the raw to
 dlq_app = typer.Typer(no_args_is_help=True, help="Dead letters: what could not be read, with its reason.")
 
 Source = Annotated[
-    str, typer.Option("--source", help="Who wrote these logs: postfix, mailecho, …; empty: see the content.")
+    str, typer.Option("--source", help="Who wrote these logs: mailecho or postfix; empty: see the content.")
 ]
 Tenant = Annotated[str, typer.Option("--tenant", help="Whose mail it was.")]
 Stream = Annotated[str, typer.Option("--stream", help="Which stream of mail of the tenant.")]
@@ -138,6 +148,7 @@ def dlq_list(
     from mailecho.pipeline.deadletters import list_dead_letters
     from mailecho.pipeline.endpoints import kafka_bootstrap
 
+    _known(topic, reason)
     bootstrap = kafka_bootstrap(settings_of(data_dir))
     letters = asyncio.run(list_dead_letters(bootstrap, topic, reason=reason, limit=limit, include_redriven=every))
     out = console()
@@ -146,11 +157,13 @@ def dlq_list(
         preview = letter.preview.decode("utf-8", "replace")
         if as_json:
             fields = header.model_dump(mode="json") if header else {}
-            print_json({"at": letter.where, **fields, "size": letter.size, "preview": preview})
+            place = {"at": letter.where, "sent_back": letter.redriven}
+            print_json({**place, **fields, "size": letter.size, "preview": preview})
         else:
             why = f"{header.reason}: {header.detail}" if header else "headers not readable"
-            out.print(f"{letter.where}  {why}\n    {preview[:100]!r}", markup=False, soft_wrap=True)
-    note(f"{len(letters)} dead letters" + (f"; --limit shows more than {limit}" if len(letters) == limit else ""))
+            sent = "  (sent back)" if letter.redriven else ""
+            out.print(f"{letter.where}{sent}  {why}\n    {preview[:100]!r}", markup=False, soft_wrap=True)
+    note(counted(len(letters), "dead letter") + (f"; --limit shows more than {limit}" if len(letters) == limit else ""))
 
 
 @dlq_app.command()
@@ -169,6 +182,7 @@ def redrive(
     from mailecho.pipeline import deadletters
     from mailecho.pipeline.endpoints import kafka_bootstrap
 
+    _known(topic, reason)
     bootstrap = kafka_bootstrap(settings_of(data_dir))
     with _progress("letters") as advance:
         counts = asyncio.run(
@@ -188,6 +202,22 @@ def redrive(
         print_json(values)
     else:
         typer.echo("  ".join(f"{name} {value}" for name, value in values.items()))
+    if counts.redriven:
+        note(f"what fails again is a new dead letter: `mailecho dlq list {topic}` shows it")
+
+
+def _known(topic: str | None, reason: str | None) -> None:
+    """Raises BadParameter for the name of a topic without dead letters, or of no reason."""
+    from mailecho.pipeline.deadletters import DeadLetterError, dead_letter_topics, known_reason
+
+    try:
+        dead_letter_topics(topic)
+    except DeadLetterError as error:
+        raise typer.BadParameter(str(error), param_hint="TOPIC") from None
+    try:
+        known_reason(reason)
+    except DeadLetterError as error:
+        raise typer.BadParameter(str(error), param_hint="--reason") from None
 
 
 def _intake(
@@ -201,8 +231,12 @@ def _intake(
     from mailecho.pipeline.endpoints import kafka_bootstrap
     from mailecho.pipeline.intake.producer import produce
     from mailecho.pipeline.intake.record import Tags
+    from mailecho.pipeline.sources import SOURCES
     from mailecho.schemas.topics import RAW
 
+    source = source.strip().lower()
+    if source and source not in SOURCES:
+        raise typer.BadParameter(f"{source!r} is not one of {', '.join(SOURCES)}", param_hint="--source")
     if topic is not None and topic not in RAW:
         raise typer.BadParameter(f"{topic!r} is not one of {', '.join(RAW)}", param_hint="--topic")
     bootstrap = kafka_bootstrap(settings_of(data_dir))
@@ -214,9 +248,9 @@ def _intake(
         note(f"{skipped.file}: {skipped.reason}")
     by_topic = ", ".join(f"{count} to {name}" for name, count in sorted(counts.topics.items()))
     cut = f"; {counts.cut} larger than a record may be, their returned mail was cut" if counts.cut else ""
-    typer.echo(f"{counts.records} records sent{f' ({by_topic})' if by_topic else ''}{cut}")
+    typer.echo(f"{counted(counts.records, 'record')} sent{f' ({by_topic})' if by_topic else ''}{cut}")
     if counts.skipped:
-        raise Failed(f"{len(counts.skipped)} files could not be read")
+        raise Failed(f"{counted(len(counts.skipped), 'file')} could not be read")
 
 
 @contextmanager

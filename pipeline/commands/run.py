@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mailecho.pipeline.commands.base import RUN, DataDir, Failed, explain, fail, is_refusal, settings_of
+from mailecho.pipeline.commands.base import RUN, Failed, explain, fail, is_refusal, settings_of
 
 if TYPE_CHECKING:
     from mailecho.pipeline.config import Settings
 
 EX_CONFIG = 78  # sysexits.h: as it is configured it will not run, and another try changes nothing
 
+RoleDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        show_default=False,
+        help="Where it keeps its store; the settings file mailecho.toml is looked for there.",
+    ),
+]
 Processes = Annotated[int, typer.Option("--processes", min=1, help="How many, each a static group member.")]
 worker_app = typer.Typer(no_args_is_help=True, help="A stream worker, against a configured Kafka.")
 
@@ -57,7 +66,7 @@ def up(
 
 
 @worker_app.command()
-def classify(processes: Processes = 1, data_dir: DataDir = None) -> None:
+def classify(processes: Processes = 1, data_dir: RoleDir = None) -> None:
     """Read the raw topics, classify, write feedback.classified. Stateless: run as many as you like.
 
     Example: [bold]MAILECHO_KAFKA__BOOTSTRAP_SERVERS=kafka:9092 mailecho worker classify --processes 4[/bold]
@@ -72,7 +81,7 @@ def classify(processes: Processes = 1, data_dir: DataDir = None) -> None:
 
 
 @worker_app.command()
-def ledger(processes: Processes = 1, data_dir: DataDir = None) -> None:
+def ledger(processes: Processes = 1, data_dir: RoleDir = None) -> None:
     """Deduplicate, apply the policy, write feedback.events and feedback.suppressions.
 
     Keeps its store in the data directory; a lost store is rebuilt from Kafka.
@@ -92,7 +101,7 @@ def lander(
     resume: Annotated[
         bool, typer.Option("--resume", help="Only set the committed offsets to where ClickHouse's `landed` ends.")
     ] = False,
-    data_dir: DataDir = None,
+    data_dir: RoleDir = None,
 ) -> None:
     """Insert feedback.events into ClickHouse, each event once.
 
@@ -115,7 +124,7 @@ def lander(
     _role("lander", run, data_dir)
 
 
-def serve(data_dir: DataDir = None) -> None:
+def serve(data_dir: RoleDir = None) -> None:
     """Serve the lookup API and the status page.
 
     Listens on api.host and api.port; any address but loopback needs api.token.
@@ -131,7 +140,7 @@ def serve(data_dir: DataDir = None) -> None:
     _role("serve", run, data_dir)
 
 
-def demo_traffic(data_dir: DataDir = None) -> None:
+def demo_traffic(data_dir: RoleDir = None) -> None:
     """Feed sample traffic until stopped (what `up --demo` runs)."""
 
     def run(settings: Settings) -> None:

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import getpass
+import re
 import time
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mailecho.pipeline.commands.base import LIST, DataDir, Failed, Json, console, note, print_json, settings_of
+from mailecho.pipeline.commands.base import (
+    LIST,
+    DataDir,
+    Failed,
+    Json,
+    console,
+    counted,
+    note,
+    print_json,
+    settings_of,
+    time_text,
+)
 
 if TYPE_CHECKING:
     from mailecho.pipeline.config import Settings
+    from mailecho.schemas.command import Release
+
+SCOPES = ("global", "tenant", "stream")
 
 #: A command goes through classify, ledger and the follower; usually well under a second.
 VISIBLE_SECONDS = 10.0
+_UNCONFIRMED = "sent, but nobody confirmed it"
 
 list_app = typer.Typer(no_args_is_help=True, help="The suppression list: who must not be mailed, and why.")
 
@@ -23,9 +41,11 @@ Tenant = Annotated[str, typer.Option("--tenant", help="Whose list; empty for the
 Stream = Annotated[str, typer.Option("--stream", help="Which stream of mail of the tenant.")]
 ScopeName = Annotated[
     str | None,
-    typer.Option("--scope", metavar="global|tenant|stream", show_default=False, help="How far the entry reaches."),
+    typer.Option("--scope", metavar="|".join(SCOPES), show_default=False, help="How far the entry reaches."),
 ]
-Subject = Annotated[str, typer.Argument(metavar="ADDRESS|DOMAIN", help="An address, or a domain without an @.")]
+Subject = Annotated[
+    str, typer.Argument(metavar="ADDRESS|DOMAIN", help="An address, or a domain (without its subdomains).")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +63,7 @@ def key(
     """
     from mailecho.pipeline.identity import load_identity
 
+    _usable(address)
     typer.echo(load_identity(settings_of(data_dir)).recipient_key(address))
 
 
@@ -76,8 +97,19 @@ def add(
     subject: Subject,
     tenant: Tenant = "",
     stream: Stream = "",
-    scope: ScopeName = None,
-    reason: Annotated[str, typer.Option("--reason", help="One word, shown in answers.")] = "manual",
+    scope: Annotated[
+        str | None,
+        typer.Option(
+            "--scope",
+            metavar="|".join(SCOPES),
+            show_default=False,
+            help="How far the entry reaches; else stream with --stream, tenant with --tenant or for an address, "
+            "global for a domain.",
+        ),
+    ] = None,
+    reason: Annotated[
+        str, typer.Option("--reason", help="One word of a-z and _, shown in answers and counted by.")
+    ] = "manual",
     days: Annotated[float, typer.Option("--days", min=0, help="Until it expires; 0: never.")] = 0,
     remark: Annotated[str, typer.Option("--note", help="For whoever asks why later.")] = "",
     as_json: Json = False,
@@ -89,10 +121,14 @@ def add(
     """
     from mailecho.schemas.command import Add
 
-    where = _place(subject, tenant, stream, scope)
+    if not re.fullmatch("[a-z_]{1,50}", reason):
+        raise typer.BadParameter(f"{reason!r} is not one word of a-z and _; --note takes text", param_hint="--reason")
     expires = int((time.time() + days * 86_400) * 1000) if days else 0
-    command = Add(**where, **_signature(remark), reason=reason, expires=expires)
-    _apply(settings_of(data_dir), [command], subject, tenant, stream, allowed=False, as_json=as_json)
+    command = Add(**_place(subject, tenant, stream, scope), **_signature(remark), reason=reason, expires=expires)
+    asker = _Asker(settings_of(data_dir), subject, tenant, stream)
+    asker.now()  # before anything is sent: may we ask at all?
+    asker.send([command])
+    _report(asker.wait_for(lambda answer: not answer["allowed"]), [command.id], as_json)
 
 
 @list_app.command()
@@ -107,18 +143,32 @@ def release(
 ) -> None:
     """Take an address or a domain off the list. What happened before counts no more.
 
-    Without --scope every entry that denies it is released, whatever its scope.
+    Without --scope every entry that denies it is released, whatever its scope. An address that its
+    domain's entry denies stays denied until the domain is released.
 
     Example: [bold]mailecho suppressions release user@example.com[/bold]
     """
-    from mailecho.schemas.command import Release
-
-    if scope is not None:
-        scopes: list[str | None] = [scope]
-    else:
-        scopes = ["global", "tenant", *(["stream"] if stream else [])]
-    commands = [Release(**_place(subject, tenant, stream, each), **_signature(remark)) for each in scopes]
-    _apply(settings_of(data_dir), commands, subject, tenant, stream, allowed=True, as_json=as_json)
+    _place(subject, tenant, stream, scope)  # says what is wrong before anything is asked
+    asker = _Asker(settings_of(data_dir), subject, tenant, stream, scope)
+    answer = asker.now()
+    commands: list[Release] = []
+    if answer is None:  # nobody can say which entries there are
+        reach = [scope] if scope else ["global", "tenant", *(["stream"] if stream else [])]
+        commands = [_release(subject, tenant, stream, each, remark) for each in reach]
+        asker.send(commands)
+        answer = asker.wait_for(lambda found: bool(found["allowed"]))
+    while answer["state"] in ("active", "held", "watch") and asker.owns(answer):
+        command = _release(subject, tenant, stream, answer["scope"], remark)
+        asker.send([command])
+        commands.append(command)
+        answer = asker.wait_for(partial(_differs, answer))
+    if commands or as_json:
+        _report(answer, [command.id for command in commands], as_json)
+    elif answer["allowed"]:
+        typer.echo(f"{subject}: not on the list{f' with scope {scope}' if scope else ''}, so nothing was sent")
+    if not answer["allowed"]:
+        other = "its domain" if answer["subject"] == "domain" and "@" in subject else subject
+        raise Failed(f"{subject} is still denied by the entry of {other} with scope {answer['scope']}: release that")
 
 
 @list_app.command(name="list")
@@ -138,14 +188,22 @@ def list_entries(
     from rich.table import Table
     from rich.text import Text
 
+    from mailecho.schemas.suppression import State
+
+    if state and state not in tuple(State):
+        raise typer.BadParameter(f"{state!r} is not one of {', '.join(State)}", param_hint="--state")
+    _scope(scope, tenant, stream)
     settings = settings_of(data_dir)
     table = Table(box=None, pad_edge=False)
     for column in ("subject", "scope", "state", "reason", "cause", "until"):
         table.add_column(column, overflow="fold", no_wrap=column == "until")
-    shown = 0
+    shown, more = 0, False
     for entry in _entries(settings, state):
         if not _wanted(entry, tenant, stream, scope):
             continue
+        if shown == limit:
+            more = True
+            break
         if as_json:
             print_json(entry)
         else:
@@ -153,11 +211,14 @@ def list_entries(
             cells = (_subject_of(entry), reach, entry["state"], entry.get("reason"), entry.get("cause"), _until(entry))
             table.add_row(*(Text(str(cell or "")) for cell in cells))
         shown += 1
-        if shown >= limit:
-            note(f"the first {limit}; --limit shows more")
-            break
-    if not as_json:
+    if not as_json and shown:
         console().print(table)
+    if more:
+        filtered = not (tenant is stream is scope is None)
+        total = "" if filtered else f" of {_total(settings, state):,}"  # the API counts by state only
+        note(f"the first {limit:,}{total}; --limit shows more")
+    else:
+        note(counted(shown, "entry"))
 
 
 def ask(settings: Settings, addresses: list[str], tenant: str, stream: str) -> list[dict[str, Any]]:
@@ -182,19 +243,42 @@ def ask(settings: Settings, addresses: list[str], tenant: str, stream: str) -> l
         return results
 
 
-def _place(subject: str, tenant: str, stream: str, scope: str | None) -> dict[str, Any]:
-    """Address or domain, and the scope. Raises Failed and NotAnAddress."""
-    from mailecho.pipeline.identity import normalise, normalise_domain
-    from mailecho.schemas.suppression import Scope
+def _scope(scope: str | None, tenant: str | None, stream: str | None, domain: bool = False) -> str:
+    """The scope that is meant; raises BadParameter where it is none, or tenant and stream contradict it."""
+    if scope is None:
+        return "stream" if stream else "global" if domain and not tenant else "tenant"
+    if scope not in SCOPES:
+        raise typer.BadParameter(f"{scope!r} is not {', '.join(SCOPES[:-1])} or {SCOPES[-1]}", param_hint="--scope")
+    if tenant and scope == "global":
+        raise typer.BadParameter("an entry of scope global has no tenant", param_hint="--tenant")
+    if stream and scope != "stream":
+        raise typer.BadParameter(f"an entry of scope {scope} has no stream", param_hint="--stream")
+    return scope
+
+
+def _usable(address: str) -> str:
+    """The normalised form of an address. Raises BadParameter, which says what is wrong with it."""
+    from mailecho.pipeline.identity import NotAnAddress, normalise
 
     try:
-        reach = Scope(scope or ("stream" if stream else "tenant"))
-    except ValueError:
-        raise typer.BadParameter(f"{scope!r} is not global, tenant or stream", param_hint="--scope") from None
-    if reach is Scope.STREAM and not stream:
+        return normalise(address)
+    except NotAnAddress as error:
+        raise typer.BadParameter(str(error), param_hint="ADDRESS") from None
+
+
+def _is_address(subject: str) -> bool:
+    return "@" in subject.strip("@")
+
+
+def _place(subject: str, tenant: str, stream: str, scope: str | None) -> dict[str, Any]:
+    """Address or domain, and the scope. Raises BadParameter."""
+    from mailecho.pipeline.identity import normalise_domain
+
+    reach = _scope(scope, tenant, stream, domain=not _is_address(subject))
+    if reach == "stream" and not stream:
         raise typer.BadParameter("stream needs --stream NAME", param_hint="--scope")
-    if "@" in subject.strip("@"):
-        normalise(subject)  # says what is wrong before anything is sent
+    if _is_address(subject):
+        _usable(subject)
         where = {"address": subject}
     else:
         where = {"domain": normalise_domain(subject.lstrip("@"))}
@@ -203,9 +287,16 @@ def _place(subject: str, tenant: str, stream: str, scope: str | None) -> dict[st
     return {
         **where,
         "scope": reach,
-        "tenant": "" if reach is Scope.GLOBAL else tenant,
-        "stream": stream if reach is Scope.STREAM else "",
+        "tenant": "" if reach == "global" else tenant,
+        "stream": stream if reach == "stream" else "",
     }
+
+
+def _release(subject: str, tenant: str, stream: str, scope: str, remark: str) -> Release:
+    from mailecho.schemas.command import Release
+
+    reached = (tenant if scope != "global" else "", stream if scope == "stream" else "")
+    return Release(**_place(subject, *reached, scope), **_signature(remark))
 
 
 def _signature(remark: str) -> dict[str, str]:
@@ -216,31 +307,76 @@ def _signature(remark: str) -> dict[str, str]:
     return {"id": str(uuid.uuid4()), "actor": actor, "note": remark}
 
 
-def _apply(
-    settings: Settings, commands: list[Any], subject: str, tenant: str, stream: str, *, allowed: bool, as_json: bool
-) -> None:
-    """Send, then wait until the lookup shows it."""
-    import asyncio
+class _Asker:
+    """Asks the API about one address or domain, and sends what changes it."""
 
-    from mailecho.pipeline.command_sender import send
+    def __init__(self, settings: Settings, subject: str, tenant: str, stream: str, scope: str | None = None) -> None:
+        self._settings = settings
+        self._subject = subject
+        self._scope = scope
+        self._sent = False
+        self._down = ""
+        nobody = uuid.uuid4().hex  # has no entry of its own, so that only the domain's, or the global one, shows
+        self._body = {
+            "addresses": [subject if _is_address(subject) else f"{nobody}@{subject.lstrip('@')}"],
+            "tenant": nobody if scope == "global" else tenant,
+            "stream": stream,
+        }
 
-    asyncio.run(send(settings, commands))
-    # a domain's entry denies every address of it
-    address = subject if "@" in subject.strip("@") else f"postmaster@{subject.lstrip('@')}"
-    deadline = time.monotonic() + VISIBLE_SECONDS
-    answer = ask(settings, [address], tenant, stream)[0]
-    while answer.get("allowed") is not allowed and time.monotonic() < deadline:
-        time.sleep(0.05)
-        answer = ask(settings, [address], tenant, stream)[0]
-    if as_json:
-        print_json({"commands": [command.id for command in commands], "answer": answer})
-    else:
-        typer.echo(_sentence(answer))
-    if answer.get("allowed") is not allowed:
+    def now(self) -> dict[str, Any] | None:
+        """The API's answer; None where it is down. Raises Failed where it refuses."""
+        from mailecho.pipeline import api_client
+
+        try:
+            answer = api_client.post(self._settings, "/v1/suppressions/check", self._body)["results"][0]
+        except api_client.ApiDown as down:
+            self._down = str(down)
+            return None
+        except api_client.ApiRefused as refused:
+            raise Failed(f"{_UNCONFIRMED if self._sent else 'nothing was sent'}: {refused}") from None
+        return {**answer, "address": self._subject}
+
+    def owns(self, answer: dict[str, Any]) -> bool:
+        """Whether the entry that decides is the subject's, of the scope that is meant."""
+        return answer["subject"] == ("address" if _is_address(self._subject) else "domain") and (
+            self._scope in (None, answer["scope"])
+        )
+
+    def send(self, commands: list[Any]) -> None:
+        """Returns when the broker has them."""
+        import asyncio
+
+        from mailecho.pipeline.command_sender import send
+
+        asyncio.run(send(self._settings, commands))
+        self._sent = True
+
+    def wait_for(self, seen: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first answer that shows it. Raises Failed where none does in time."""
+        deadline = time.monotonic() + VISIBLE_SECONDS
+        while time.monotonic() < deadline:
+            answer = self.now()
+            if answer is None:
+                raise Failed(f"{_UNCONFIRMED}: {self._down}")
+            if seen(answer):
+                return answer
+            time.sleep(0.05)
         raise Failed(
-            f"the command is on its way, but after {VISIBLE_SECONDS:g} s the lookup does not show it yet: "
+            f"{_UNCONFIRMED}: after {VISIBLE_SECONDS:g} s the lookup does not show it yet. "
             "`mailecho status` tells which part lags"
         )
+
+
+def _differs(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    names = ("scope", "subject", "state", "version")
+    return any(before[name] != after[name] for name in names)
+
+
+def _report(answer: dict[str, Any], ids: list[str], as_json: bool) -> None:
+    if as_json:
+        print_json({"commands": ids, "answer": answer})
+    else:
+        typer.echo(_sentence(answer))
 
 
 def _entries(settings: Settings, state: str) -> Any:
@@ -258,6 +394,13 @@ def _entries(settings: Settings, state: str) -> Any:
             return
 
 
+def _total(settings: Settings, state: str) -> int:
+    from mailecho.pipeline import api_client
+
+    stats = api_client.get(settings, "/v1/suppressions/stats")
+    return int(stats["states"][state] if state else stats["entries"])
+
+
 def _wanted(entry: dict[str, Any], tenant: str | None, stream: str | None, scope: str | None) -> bool:
     of_tenant, _, of_stream = entry.get("scope_id", "").partition("/")
     return (
@@ -272,10 +415,10 @@ def _subject_of(entry: dict[str, Any]) -> str:
 
 
 def _until(entry: dict[str, Any]) -> str:
-    expires = entry.get("expires") or 0
-    if isinstance(expires, str):
-        return expires
-    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(expires / 1000)) if expires else ""
+    from mailecho.pipeline.lookup.decide import rfc3339
+
+    until = rfc3339(entry.get("expires") or 0)
+    return time_text(until) if until else ""
 
 
 def _sentence(answer: dict[str, Any]) -> str:
@@ -284,8 +427,11 @@ def _sentence(answer: dict[str, Any]) -> str:
     if answer["allowed"]:
         return f"{answer['address']}: allowed"
     why = ", ".join(filter(None, (answer.get("reason"), answer.get("cause"))))
-    until = f" until {answer['until']}" if answer.get("until") else ""
+    until = f" until {time_text(answer['until'])}" if answer.get("until") else ""
     evidence = answer.get("evidence") or {}
     count = evidence.get("count")
-    seen = f", {count} report{'s' if count > 1 else ''}, the last {evidence['last']}" if count else ""
-    return f"{answer['address']}: denied{until} ({why}; scope {answer['scope']}{seen})"
+    whole = "its domain, " if answer.get("subject") == "domain" and _is_address(answer["address"]) else ""
+    seen = f", {counted(count, 'report')}, the last {time_text(evidence['last'])}" if count else ""
+    by = f", by {answer['actor']}" if answer.get("actor") else ""
+    words = f": {answer['note']}" if answer.get("note") else ""
+    return f"{answer['address']}: denied{until} ({whole}{why}; scope {answer['scope']}{seen}{by}{words})"

@@ -33,7 +33,10 @@ _STATUS_OF = {name: status for status, names in _STATUS.items() for name in name
 _CODE = re.compile(r"Code: (\d+)\. ")
 _NAME = re.compile(r"\(([A-Z][A-Z0-9_]+)\)")
 # the engine wraps what it rethrows: only the innermost text tells something
-_WRAPPED = re.compile(r"^(?:Streaming insert \w+ failed: )?Code: \d+\. DB::Exception: (?=Code: \d+\. DB::Exception: )")
+_WRAPPED = re.compile(
+    r"^(?:Streaming insert \w+ failed: )?(?:Code: \d+\. DB::Exception: )+(?=Code: \d+\. DB::Exception: )"
+)
+_END = re.compile(r"\([A-Z][A-Z0-9_]+\) \(version [^)]+\)")
 
 
 class QueryFailed(Exception):
@@ -50,12 +53,10 @@ class QueryFailed(Exception):
         """From what chDB raises: its text holds code and name."""
         text = _WRAPPED.sub("", str(error)).removeprefix("Streaming insert append failed: ")
         text = text.removeprefix("Streaming insert finish failed: ")
+        end = _END.search(text)
+        text = text[: end.end()] if end else f"{text} (version {version})"
         code = _CODE.search(text)
         names = _NAME.findall(text)
-        if "(version " not in text:
-            text = f"{text} (version {version})"
-        elif len(names) > 1 and text.endswith(f"({names[-1]})"):
-            text = text.removesuffix(f" ({names[-1]})")
         return cls(int(code[1]) if code else 1002, names[-1] if names else "UNKNOWN_EXCEPTION", text)
 
 

@@ -149,7 +149,7 @@ class Guard:
             raise refused(62, "SYNTAX_ERROR", "Syntax error: the statement holds a NUL byte.")
         kind, statements = classify(sql)
         if kind not in ("READ_ONLY", "UNKNOWN"):
-            raise refused(164, "READONLY", f"Cannot execute query in readonly mode: it is {kind}.{_WAY_ON}")
+            raise refused(164, "READONLY", f"{_REFUSED.get(kind, _REFUSED_OTHER)} Readers may not.{_WAY_ON}")
         if statements > 1:
             raise refused(62, "SYNTAX_ERROR", "Syntax error: Multi-statements are not allowed. Send one a request.")
         tree = explain(sql)
@@ -179,6 +179,8 @@ class Guard:
         lowered = name.lower()
         # a function's name may also stand as an argument: arrayMap(file, …)
         if lowered in self._functions:
+            if lowered in _HOLDS:
+                raise access_denied(f"{name}() is not allowed: it only keeps a thread waiting.")
             raise access_denied(f"{name} is not for readers: it reaches out of Mailecho's tables.{_WAY_ON}")
         if kind == "Function":
             if lowered in self._table_functions:
@@ -189,4 +191,9 @@ class Guard:
             raise access_denied(f"{name} is not for readers; of system these are: {', '.join(sorted(_SYSTEM_TABLES))}.")
 
 
+_HOLDS = frozenset({"sleep", "sleepeachrow"})
+
+#: By the class that the engine's classifier gives.
+_REFUSED = {"MUTATING": "This statement writes."}
+_REFUSED_OTHER = "This statement changes the session or the server."
 _WAY_ON = " Whoever runs Mailecho may do it with the password in clickhouse.token, in the data directory."

@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLarg
 from aiokafka.structs import RecordMetadata
 
 from mailecho.pipeline.intake.record import IntakeError, RawRecord, Skipped
+from mailecho.pipeline.partitions import no_broker
 from mailecho.schemas.topics import RAW_RECORD_BYTES
 
 #: Sent and not yet acknowledged; bounds the memory of a run.
@@ -69,10 +70,7 @@ async def produce(
         await producer.start()
     except (KafkaConnectionError, OSError):
         await producer.stop()
-        raise IntakeError(
-            f"no Kafka broker answers at {bootstrap}: start one with `mailecho up`, or set "
-            "kafka.bootstrap_servers (MAILECHO_KAFKA__BOOTSTRAP_SERVERS) to yours"
-        ) from None
+        raise IntakeError(no_broker(bootstrap)) from None
     flight = _Flight(counts, progress)
     try:
         await _send_all(producer, iter(records), flight)

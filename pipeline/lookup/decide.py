@@ -40,6 +40,9 @@ class Answer(TypedDict):
     cause: str | None
     state: str | None
     scope: str | None
+    subject: str | None  # whose entry decided: address, or domain
+    actor: str | None
+    note: str | None
     version: int | None
     evidence: EvidenceAnswer
 
@@ -60,6 +63,9 @@ def decide(address: str, entries: Sequence[dict[str, Any]], now_ms: int) -> Answ
             "cause": None,
             "state": None,
             "scope": None,
+            "subject": None,
+            "actor": None,
+            "note": None,
             "version": None,
             "evidence": {"event_ids": [], "count": 0, "first": None, "last": None},
         }
@@ -76,6 +82,9 @@ def decide(address: str, entries: Sequence[dict[str, Any]], now_ms: int) -> Answ
         # an entry whose time is over says so, although the ledger has not come to it yet
         "state": State.EXPIRED.value if not denies and _may_deny(entry) else entry["state"],
         "scope": entry["scope"],
+        "subject": entry["subject"],
+        "actor": entry.get("actor") or None,
+        "note": entry.get("note") or None,
         "version": entry["version"],
         "evidence": {
             "event_ids": evidence.get("event_ids", []),

@@ -69,7 +69,21 @@ def test_lines_have_the_documented_fields(tree: Path, capsys: pytest.CaptureFixt
 
 def test_readable_output(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_classify([str(tree / "a.eml")], jsonl=False) == 0
-    assert "bounce someone@example.com 4.2.2 mailbox_full transient" in capsys.readouterr().out
+    line = capsys.readouterr().out
+    assert "bounce recipient=someone@example.com status=4.2.2 cause=mailbox_full" in line
+    assert line.endswith("permanence=transient\n")
+
+
+def test_a_log_and_an_empty_directory_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_classify([str(tmp_path)], jsonl=True) == 0
+    assert capsys.readouterr() == ("", "no message found\n")
+    for name in ("mail.log", "events.jsonl"):
+        (tmp_path / name).write_text("Sep 21 14:13:20 mx postfix/smtp[1]: status=sent\n")
+    run_classify([str(tmp_path)], jsonl=True)
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 2
+    assert "events.jsonl and 1 more" in said.err
+    assert "mailecho intake files" in said.err
 
 
 def test_processes_give_the_same_in_the_same_order(tree: Path) -> None:

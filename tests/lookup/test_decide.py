@@ -20,6 +20,9 @@ def test_no_entry_allows() -> None:
         "cause": None,
         "state": None,
         "scope": None,
+        "subject": None,
+        "actor": None,
+        "note": None,
         "version": None,
         "evidence": {"event_ids": [], "count": 0, "first": None, "last": None},
     }
@@ -50,6 +53,12 @@ def test_one_entry(fields: dict[str, Any], decision: str, until: str | None, sta
     assert (answer["scope"], answer["version"]) == ("tenant", 4)
     assert answer["evidence"]["count"] == 1
     assert answer["evidence"]["first"] == "2026-09-21T14:13:20.000Z"
+
+
+def test_whose_entry_decided_and_who_made_it() -> None:
+    made = entry("", domain="example.com", state="active", actor="kim", note="asked by phone")
+    answer = decide("user@example.com", [made], NOW)
+    assert (answer["subject"], answer["actor"], answer["note"]) == ("domain", "kim", "asked by phone")
 
 
 def test_the_most_restrictive_of_all_scopes_and_subjects_decides_in_any_order() -> None:
