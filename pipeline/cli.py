@@ -6,7 +6,7 @@ import logging
 
 import typer
 
-from mailecho.pipeline.commands import base, feed, operate, run, suppressions
+from mailecho.pipeline.commands import base, feed, operate, run, suppressions, tokens
 
 app = typer.Typer(
     name="mailecho",
@@ -21,7 +21,7 @@ app = typer.Typer(
     epilog="Settings come from MAILECHO_… variables and mailecho.toml in the data directory. "
     "Exit codes: 0 done, 1 failed or refused, 2 wrong usage. MAILECHO_DEBUG=1 shows tracebacks.",
 )
-for group in (run, feed, suppressions, operate):
+for group in (run, feed, suppressions, tokens, operate):
     group.register(app)
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from mailecho.pipeline.classify import returned
 from mailecho.pipeline.classify.marks import head_marks, probe
 from mailecho.pipeline.message.headers import Headers
 from mailecho.pipeline.message.scan import Mail, Part, split_head
+
+if TYPE_CHECKING:
+    from mailecho.pipeline.classify.arf import Told
 
 #: What is read of the words of a report. A report in plain text is a page; the rest is what it returns.
 MAX_WORDS = 24_000
@@ -31,6 +35,7 @@ class Letter:
     def __init__(self, mail: Mail) -> None:
         self.mail = mail
         self.headers = mail.headers
+        self.told: Told | None = None  # the complaint that was read from it
 
     @cached_property
     def subject(self) -> str:
