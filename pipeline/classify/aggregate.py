@@ -15,12 +15,8 @@ if TYPE_CHECKING:
 
 DMARC, TLS = "dmarc-aggregate", "tls-rpt"
 
-_FILE = re.compile(
-    r"(?i)\bname\*?=\"?(?:utf-8'')?[^\s\"!;]{1,255}![^\s\"!;]{1,255}!\d{1,20}!\d{1,20}[^\s\";]{0,255}?\.(xml|json)(?:\.gz|\.zip|\b)"
-)
-_ZIPPED = re.compile(
-    r"(?i)\bname\*?=\"?(?:utf-8'')?[^\s\"!;]{1,255}![^\s\"!;]{1,255}!\d{1,20}!\d{1,20}[^\s\";]{0,255}?\.(?:zip|gz)\b"
-)
+#: `receiver!sender-domain!begin!end[!id].xml.gz` (RFC 9990, RFC 8460 5.1), and the domain is never a quoted one.
+_FILE = re.compile(r"[^\s\"!;=']{1,255}![^\s\"!;]{1,255}!\d{1,20}!\d{1,20}[^\s\";]{0,255}")
 _SUBJECT = re.compile(r"report domain: *\S+ +submitter: *\S+")
 _DATA = (
     "application/gzip",
@@ -42,11 +38,11 @@ def report_type(letter: Letter) -> str:
             return TLS
         if not kind.startswith(("application/", "text/xml")):
             continue
-        names = _names(part.headers)
-        found = _FILE.search(names)
-        if found:
-            return DMARC if found[1].lower() == "xml" else TLS
-        if _ZIPPED.search(names) or (subject and kind.startswith(_DATA)):
+        found = _FILE.search(_names(part.headers))
+        name = found[0].lower().rstrip("'?=") if found else ""
+        if name.endswith((".json", ".json.gz", ".json.zip")):
+            return TLS
+        if name.endswith((".xml", ".gz", ".zip")) or (subject and kind.startswith(_DATA)):
             return TLS if "tls-report-domain" in headers else DMARC
         if kind == "application/xml" and "<report_metadata>" in part.text()[:5_000]:
             return DMARC

@@ -21,7 +21,7 @@ _COMPLAINT = re.compile(r"complaint about (?:a )?message from[ :]+\[?([0-9a-f.:]
 _FIELDS = re.compile(r"(?im)^[ \t>]{0,3}feedback-type[ \t]*:")
 _QUOTES = re.compile(r"(?m)^[ \t>]{1,3}")
 
-#: A message of nothing but this, in its subject, asks to be taken off. By language.
+#: A message of nothing but this and a code, in its subject, asks to be taken off. By language.
 _OFF = re.compile(
     r"(?:re: ?|fwd?: ?)?(?:please |bitte )?(?:list-?)?"
     r"(?:unsubscri(?:be|ption)(?: (?:me|request))?|opt[ -]?out|remove(?: me)?|"
@@ -31,8 +31,7 @@ _OFF = re.compile(
     r"avregistrera|avmeld(?:ing)?|afmeld(?:ing)?|peruuta tilaus|odhl[aá]sit|leiratkoz[aá]s|dezabonare|"
     r"отписаться|отписка|отпишите меня|відписатися|διαγραφή|abonelikten çık|"
     r"退订|退訂|取消订阅|取消訂閱|配信停止|配信解除|登録解除|수신 ?거부|구독 ?취소)"
-    r"(?:[ :=\[(_+/-].{0,400})?[.! ]*",
-    re.DOTALL,
+    r"(?: from (?:this |the |your )?(?:mailing ?)?list)?(?:[ :=\[(_+/-]+\S{0,300})?[.! ]*",
 )
 _UNSUBSCRIBE_BOX = re.compile(r"(?:list-?)?(?:unsub(?:scribe)?|opt-?out|leave|remove|signoff|abmelden)(?:$|[-+._=])")
 #: By a program, or by a person who has nothing else to say: more words are a letter that someone must read.

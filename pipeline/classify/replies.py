@@ -34,6 +34,22 @@ def is_challenge(letter: Letter) -> bool:
     return "subject.challenge" in letter.head or "challenge" in letter.marks or from_challenger(letter)
 
 
+#: In the From field of filters that write to people.
+_FILTERS = ("quarantine", "filter", "spam", "scanner", "security", "mailsec")
+
+
+def _by_program(letter: Letter) -> bool:
+    head, sender = letter.head, letter.sender
+    if "sender.daemon" in head or "sender.program" in head or not sender.strip("<> "):
+        return True
+    return letter.headers.first("return-path").replace(" ", "") == "<>" or any(name in sender for name in _FILTERS)
+
+
+def filtered(letter: Letter) -> bool:
+    """Whether a notice of a filter is only that: it kept a message or an attachment, and returns nothing."""
+    return "subject.report" not in letter.head and "mailer-daemon" not in letter.sender and letter.enclosed is None
+
+
 def reply_kind(letter: Letter) -> Kind | None:
     """The kind of a message that answers mail, None where it is no such answer.
 
@@ -53,7 +69,7 @@ def reply_kind(letter: Letter) -> Kind | None:
     )
     if "subject.challenge" in head or (automatic and is_challenge(letter)):
         return Kind.CHALLENGE
-    if "subject.quarantine" in head:
+    if "subject.quarantine" in head and (automatic or _by_program(letter)):
         return Kind.QUARANTINE_NOTICE
     if automatic or "subject.absence" in head:
         return Kind.AUTO_REPLY

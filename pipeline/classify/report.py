@@ -233,6 +233,8 @@ def _answer(letter: Letter) -> list[Finding]:
     kind = replies.reply_kind(letter)
     if kind is None:
         return []
+    if kind is Kind.QUARANTINE_NOTICE and replies.filtered(letter):
+        return _answered(letter, kind)
     if kind is not Kind.CHALLENGE and guess.looks_like_report(letter):
         return []
     return _answered(letter, kind)

@@ -120,7 +120,7 @@ def test_what_cannot_be_a_message_is_unreadable(raw: bytes, reason: str) -> None
     assert caught.value.reason == reason
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(FILES), st.integers(0, 3000), st.integers(0, 300), st.binary(max_size=40))
 def test_damaged_messages_are_read_all_the_same(file: Path, at: int, length: int, put: bytes) -> None:
     raw = file.read_bytes()
