@@ -131,6 +131,7 @@ class Settings(BaseSettings):
         extra="forbid",
         frozen=True,
         nested_model_default_partial_update=True,
+        hide_input_in_errors=True,  # of a list of keys it would be the keys
     )
 
     data_dir: Path = Field(Path("mailecho-data"), description="Stores, embedded broker and engine, identity key")

@@ -58,6 +58,8 @@ def _in_text(letter: Letter) -> Told | None:
             break
         if not part.type.startswith(("text/", "application/octet", "message/")):
             continue
+        if "eedback-" not in part.raw and "content-transfer-encoding" not in part.headers:
+            continue  # most parts: nothing to decode and to search
         text = part.text()[:100_000]
         found = _FIELDS.search(text)
         if found is None:
@@ -72,14 +74,19 @@ def _in_text(letter: Letter) -> Told | None:
 def _unsubscription(letter: Letter) -> Told | None:
     """Mail to a List-Unsubscribe address: it is about who wrote it."""
     headers = letter.headers
-    sender = field_address(headers.first("from"))
-    told = Told(Headers(), "opt-out", Headers(), sender)
-    if headers.first("x-apple-unsubscribe").lower() == "true":
-        return told
+    apple = headers.first("x-apple-unsubscribe").lower() == "true"
     to_box = _UNSUBSCRIBE_BOX.match(field_address(headers.first("to")).lower()) is not None
     asked = _OFF.fullmatch(letter.subject[:500].strip()) is not None
-    if not sender or not (asked or to_box) or "list-id" in headers or "list-unsubscribe" in headers:
+    if not (apple or to_box or asked):
         return None
+    sender = field_address(headers.first("from"))
+    if not sender:
+        return None
+    told = Told(Headers(), "opt-out", Headers(), sender)
+    if apple:
+        return told
+    if "list-id" in headers or "list-unsubscribe" in headers:
+        return None  # said to a list, and no list's own mail
     if headers.first("auto-submitted").lower().startswith("auto") or letter.enclosed is not None:
         return None  # an absence note of who reads the box, a report
     words = len(" ".join(letter.text.split()))

@@ -75,6 +75,8 @@ def read_complaint(letter: Letter) -> Told | None:
 
 def _notice(letter: Letter) -> Any:
     """The JSON of the notification in a message, None where there is none."""
+    if "{" not in letter.text:
+        return None
     if not any(mark in letter.text for mark in ("bouncedRecipients", "complainedRecipients", "notificationType")) and (
         "amazonaws" not in letter.sender
     ):

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from mailecho.pipeline.message.headers import Headers
 
 _DKIM_DOMAIN = "d="
+#: Fields of the feedback part and of the returned message, in the order of the ladder.
+_NAMES = (
+    (Place.CFBL, ("cfbl-feedback-id",)),
+    (Place.HEADER, (HEADER.lower(),)),
+    (Place.VERP, ("return-path", "original-mail-from")),
+    (Place.ENVELOPE_ID, ("original-envelope-id",)),
+    (Place.MESSAGE_ID, ("message-id", "original-message-id")),
+    (Place.LIST_UNSUBSCRIBE, ("list-unsubscribe",)),
+)
 #: What a forger gains by: a bounce that never was. A complaint about mail forged in our name stays one, untrusted.
 _BOUNCES = frozenset((Kind.BOUNCE, Kind.DELAY, Kind.EXPIRY))
 
@@ -30,7 +39,7 @@ def settle_trust(letter: Letter, findings: list[Finding], own: Own, now_ms: int 
     forge a report about anybody. Where a single finding names another address (a forward's target, a placeholder),
     the token's recipient is who we sent to. A token without recipient proves the message only: plausible.
     """
-    judged = judge(_places(letter, findings), list(_named(letter, findings)), own, now_ms)
+    judged = judge(_places(letter, findings), _named(letter, findings), own, now_ms)
     for finding in findings:
         if judged.ours and not judged.forged:
             finding.trust = Trust.PLAUSIBLE
@@ -83,30 +92,28 @@ def _key(finding: Finding, own: Own) -> str:
 
 
 def _places(letter: Letter, findings: list[Finding]) -> Iterator[tuple[Place, str]]:
-    """What stands where a token of ours may stand: in the report's envelope, its fields, and what it returns."""
-    first = findings[0]
-    for block in _blocks(letter):
-        for name, place in (
-            ("cfbl-feedback-id", Place.CFBL),
-            (HEADER.lower(), Place.HEADER),
-            ("return-path", Place.VERP),
-            ("original-mail-from", Place.VERP),
-            ("original-envelope-id", Place.ENVELOPE_ID),
-            ("message-id", Place.MESSAGE_ID),
-            ("original-message-id", Place.MESSAGE_ID),
-            ("list-unsubscribe", Place.LIST_UNSUBSCRIBE),
-        ):
-            yield place, block.first(name)
-    yield Place.VERP, first.mail_from
-    yield Place.ENVELOPE_ID, first.envelope_id
-    yield Place.MESSAGE_ID, first.message_id
-    for name in ("to", "delivered-to", "x-original-to", "envelope-to"):  # where the report was sent to
-        yield Place.VERP, letter.headers.first(name)
-    for name in ("in-reply-to", "references"):
-        yield Place.MESSAGE_ID, letter.headers.first(name)
-    if first.kind is Kind.UNSUBSCRIBE:  # a mailto of List-Unsubscribe has its token in the subject or the address
-        yield Place.LIST_UNSUBSCRIBE, letter.subject
-        yield Place.LIST_UNSUBSCRIBE, letter.headers.first("to")
+    """What stands where a token of ours may stand: in the report's envelope, its fields, and what it returns.
+
+    In the order of the ladder, and made as it is asked for: the first token that is valid ends the search.
+    """
+    first, blocks, headers = findings[0], _blocks(letter), letter.headers
+    for place, names in _NAMES:
+        for block in blocks:
+            for name in names:
+                yield place, block.first(name)
+        if place is Place.VERP:
+            yield place, first.mail_from
+            for name in ("to", "delivered-to", "x-original-to", "envelope-to"):  # where the report was sent to
+                yield place, headers.first(name)
+        elif place is Place.ENVELOPE_ID:
+            yield place, first.envelope_id
+        elif place is Place.MESSAGE_ID:
+            yield place, first.message_id
+            for name in ("in-reply-to", "references"):
+                yield place, headers.first(name)
+        elif place is Place.LIST_UNSUBSCRIBE and first.kind is Kind.UNSUBSCRIBE:
+            yield place, letter.subject  # a mailto has its token in the subject or the address
+            yield place, headers.first("to")
     yield Place.TEXT, letter.text[:8_000]
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 #: What is parsed of one report; its evidence is one mail.
 MAX_JSON = 512 * 1024
 
+_JSON = ("application/json", "application/xarf", "application/x-xarf")
 _IS_V4 = re.compile(r'"(?:xarf_?version|reporterinfo|xarf)"\s*:', re.IGNORECASE)
 _IS_LINES = re.compile(r"(?im)^report-type[ \t]*:.*(?:\n.*){0,40}?\n?^(?:schema-url|source-type)[ \t]*:")
 #: Types about mail, and what they are in ARF.
@@ -38,17 +39,17 @@ _TYPES = {
 
 def read(letter: Letter) -> Told | None:
     """The complaint in an X-ARF report about mail, None where there is none."""
+    marked = _marked(letter)
+    in_words = marked or letter.text[:20].lstrip().startswith("{")
     for part in letter.mail.parts:
-        if part.returned or not part.type.startswith(
-            ("application/json", "application/xarf", "text/", "application/x-xarf")
-        ):
+        if part.returned or not (part.type.startswith(_JSON) or (in_words and part.type.startswith("text/"))):
             continue
         text = part.text()[:MAX_JSON]
         if _IS_V4.search(text):
             told = _json(text)
             if told is not None:
                 return told
-        if _marked(letter) and _IS_LINES.search(text):
+        if marked and _IS_LINES.search(text):
             told = _lines(Headers(text.strip("-\n ")))
             if told is not None:
                 return told

@@ -32,6 +32,8 @@ class Own:
 
     def names(self, value: str, domains: frozenset[str]) -> bool:
         """Whether the domain of an address, a Message-ID or a bare domain is one of these or below one."""
+        if not domains:
+            return False
         domain = value.rpartition("@")[2].strip("<> \t").rstrip(".").lower()
         for _ in range(20):  # a name has at most 127 labels, and ours has a few
             if not domain:

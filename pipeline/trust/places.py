@@ -55,6 +55,8 @@ def candidates(place: Place, text: str) -> list[str]:
 
     VERP is found inside wrappers too (`SRS0=…=bounces.example=b-…@forwarder.example`, `prvs=…=b-…`).
     """
+    if "-" not in text:
+        return []
     if place is Place.VERP:
         return [match[1] for match in _VERP.finditer(text.lower())][:5]
     return tokens_in(text)

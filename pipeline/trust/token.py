@@ -36,8 +36,8 @@ _MAX_PAYLOAD = (MAX_LOCAL_PART - len(VERP_PREFIX) - 1 - _MAC_CHARS) * 5 // 8
 _DOMAIN = b"mailecho token\0"  # another use of the same key would not give the same mac
 _PACKABLE = re.compile(r"(?:[0-9a-f]{2})+")
 _SHAPE = re.compile(rf"([a-z2-7]{{5,48}})-([a-z2-7]{{{_MAC_CHARS}}})", re.IGNORECASE)
-#: As in running text: not inside a longer word, so that each word is tried once.
-_IN_TEXT = re.compile(rf"(?<![a-z2-7])[a-z2-7]{{5,48}}-[a-z2-7]{{{_MAC_CHARS}}}(?![a-z2-7])")
+#: As in running text: not inside a longer word, so that each word is tried once. The format makes the first letter a c.
+_IN_TEXT = re.compile(rf"(?<![a-z2-7])c[a-z2-7]{{4,47}}-[a-z2-7]{{{_MAC_CHARS}}}(?![a-z2-7])")
 
 
 class TokenKeyError(ValueError):

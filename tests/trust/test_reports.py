@@ -18,6 +18,7 @@ from mailecho.pipeline.trust.token import DAY_MS
 from mailecho.schemas.event import NO_ID, Event
 from mailecho.schemas.taxonomy import Kind, Trust
 from mailecho.schemas.topics import RAW_DSN
+from tests.ledger.histories import Folded
 
 IDENTITY = Identity(b"k" * 32)
 KEYS = Keyring({1: b"s" * 32})
@@ -200,6 +201,37 @@ def test_a_redacted_complaint_is_resolved_by_its_token(
     event, address = row(raw)
     assert (event["recipient_key"], event["recipient_domain"], address) == (key_of(USER), "isp.example", "")
     assert event["tenant"] == "shop"
+
+
+def test_a_resolved_complaint_suppresses_its_recipient_and_an_unresolved_one_nobody() -> None:
+    reader = RawReader(EventBuilder(IDENTITY, "test"), IDENTITY, OWN)
+
+    def folded(raw: bytes) -> Folded:
+        fold = Folded()
+        fold.record(*(line.data for line in reader.read(RAW_DSN, 0, 0, NOW, [], raw).lines))
+        return fold
+
+    redacted = "From: news@sender.example\nTo: redacted@isp.example\n"
+    (entry,) = folded(complaint(f"{redacted}X-Mailecho-Token: {TOKEN}\n")).entries().values()
+    assert (entry["subject_key"], entry["address"], entry["state"]) == (key_of(USER), "", "active")
+    assert not folded(complaint(redacted)).entries()
+    assert not folded(bounce(OTHER, to=f"b-{FORGED}@bounces.sender.example")).entries()
+
+
+HOSTILE = {
+    "tokens": "X-Mailecho-Token: " + f"{FORGED} " * 20_000 + "\n",
+    "hyphens": "Return-Path: " + "b-" * 100_000 + "\n",
+    "labels": "From: a@" + "x." * 100_000 + "\n",
+    "signatures": "DKIM-Signature: d=x.example;\n" * 20_000,
+    "recipients": "To: " + "x@isp.example, " * 20_000 + "\n",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.timeout(20)
+def test_hostile_headers_come_to_an_end(name: str) -> None:
+    assert only(complaint(HOSTILE[name])).kind is Kind.COMPLAINT
+    assert only(bounce(USER, to="a@other.example", returned=HOSTILE[name])).kind in (Kind.BOUNCE, Kind.BACKSCATTER)
 
 
 def test_a_clear_recipient_is_confirmed_and_a_wrong_one_overruled() -> None:
