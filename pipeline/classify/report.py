@@ -235,7 +235,7 @@ def _answer(letter: Letter) -> list[Finding]:
         return []
     if kind is Kind.QUARANTINE_NOTICE and replies.filtered(letter):
         return _answered(letter, kind)
-    if kind is not Kind.CHALLENGE and guess.looks_like_report(letter):
+    if kind is not Kind.CHALLENGE and not replies.only_absent(letter) and guess.looks_like_report(letter):
         return []
     return _answered(letter, kind)
 
@@ -328,9 +328,10 @@ def _kind(row: Row, verdict: Verdict, letter: Letter) -> Kind:
         return Kind.DELAY
     if row.action:
         return _KIND_OF_ACTION[row.action]
-    if verdict.cause is None:
-        return Kind.DELIVERY
     marks = letter.marks
+    refused = verdict.smtp_code >= 400 or verdict.status[:1] in ("4", "5")
+    if verdict.cause is None or ("delivered" in marks and "gave_up" not in marks and not refused):
+        return Kind.DELIVERY
     if "still_trying" in marks or ("delayed" in marks and "gave_up" not in marks):
         return Kind.DELAY
     return Kind.BOUNCE

@@ -6,9 +6,12 @@ import base64
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mailecho.pipeline.classify import classify_message
 from mailecho.pipeline.finding import Finding
+from mailecho.pipeline.trust import Keyring, Own
 from mailecho.schemas.taxonomy import Kind
 
 RETURNED = """\
@@ -350,6 +353,14 @@ def test_xarf_about_something_else_is_no_complaint() -> None:
 def test_broken_xarf_is_read_all_the_same(text: str) -> None:
     mail = f"From: a@reporter.example\nX-XARF: PLAIN\nContent-Type: application/json\n\n{text}\n"
     assert classify_message(mail.encode())[0].kind is Kind.NOT_FEEDBACK
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(COMPLAINTS)), st.integers(0, 1500), st.integers(0, 200), st.binary(max_size=40))
+def test_damaged_complaints_are_read_all_the_same(name: str, at: int, length: int, put: bytes) -> None:
+    raw = COMPLAINTS[name][0].encode()
+    own = Own(domains=frozenset({"sender.example"}), keys=Keyring({1: b"k" * 32}), tokens_required=True)
+    assert classify_message(raw[:at] + put + raw[at + length :], own)
 
 
 # --- unsubscriptions ------------------------------------------------------------------------------------------

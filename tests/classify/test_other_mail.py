@@ -102,6 +102,7 @@ def test_a_bounce_that_calls_itself_an_auto_reply_is_a_bounce() -> None:
 
 
 CHALLENGES = {
+    "service": ("Re: Spring", "Please click the link below to verify that you are a person.", ""),
     "confirm": (
         "Please confirm your message to user",
         "Follow this link once, and your mail will be delivered.",
@@ -139,7 +140,8 @@ CHALLENGES = {
 @pytest.mark.parametrize("name", CHALLENGES)
 def test_challenge(name: str) -> None:
     subject, body, head = CHALLENGES[name]
-    assert {f.kind for f in classify_message(mail(subject, body, head=head))} == {Kind.CHALLENGE}
+    sender = "user <user@spamarrest.com>" if name == "service" else "user@example.com"
+    assert {f.kind for f in classify_message(mail(subject, body, sender=sender, head=head))} == {Kind.CHALLENGE}
 
 
 RECEIPTS = {
@@ -179,6 +181,58 @@ def test_a_notice_of_success_is_a_delivery(action: str) -> None:
     )
     found = classify_message(raw)[0]
     assert (found.kind, found.action, found.cause) == (Kind.DELIVERY, action, None)
+
+
+DAEMON = "Mail Delivery Subsystem <MAILER-DAEMON@mx.example>"
+
+
+@pytest.mark.parametrize(
+    ("subject", "body", "sender"),
+    [
+        (
+            "Successful Mail Delivery Report",
+            "Your message was successfully delivered to the destination(s)\nlisted below.\n\n"
+            "<user@example.com>: delivery via mx.example: 250 2.0.0 Ok: queued\n",
+            DAEMON,
+        ),
+        (
+            "Return receipt",
+            "   ----- The following addresses had successful delivery notifications -----\n"
+            "<user@example.com>  (relayed to non-DSN-aware mailer)\n",
+            DAEMON,
+        ),
+        (
+            "Delivery Status Notification (Success)",
+            "Your message has been delivered to the following recipients:\n\nuser@example.com\n",
+            "postmaster@example.com",
+        ),
+    ],
+)
+def test_a_success_in_words_is_a_delivery(subject: str, body: str, sender: str) -> None:
+    found = classify_message(mail(subject, body, sender=sender, head="Return-Path: <>\n"))
+    assert [(f.kind, f.recipient, f.cause) for f in found] == [(Kind.DELIVERY, "user@example.com", None)]
+    failed = body.replace("was successfully", "could not be").replace("has been", "has not been")
+    if failed != body:
+        failed = failed.replace("250 2.0.0 Ok: queued", "550 5.1.1 no such user")
+        assert classify_message(mail(subject, failed, sender=sender))[0].kind in (Kind.BOUNCE, Kind.DELAY)
+
+
+def test_an_absence_note_that_speaks_of_failure_is_no_bounce() -> None:
+    head = "Return-Path: <>\nAuto-Submitted: auto-replied\n"
+    raw = mail("Out of office: undeliverable until Monday", "Mail to me is returned to sender.", head=head)
+    assert classify_message(raw)[0].kind is Kind.AUTO_REPLY
+
+
+@pytest.mark.parametrize(
+    ("subject", "body"),
+    [
+        ("Read: Spring", "Your message\n\n To: user\n Subject: Spring\n\nwas read on Friday, 10:00."),
+        ("Not read: Spring", "Your message\n\n To: user\n\nwas deleted without being read on Friday."),
+        ("Return receipt (displayed) - Spring", "Note: this acknowledges that the message was displayed."),
+    ],
+)
+def test_a_receipt_in_words(subject: str, body: str) -> None:
+    assert classify_message(mail(subject, body))[0].kind is Kind.READ_RECEIPT
 
 
 NOTICES = {
