@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from yarl import URL
 
-from mailecho.agents.exits import crash
+from mailecho.agents.exits import crash, refuse
 from mailecho.agents.outputs import Outputs
-from mailecho.agents.transport import BatchTransport, Starts
+from mailecho.agents.transport import BatchTransport, ChunkSchema, Starts
 from mailecho.pipeline import metrics
 from mailecho.pipeline.config import Settings
-from mailecho.pipeline.endpoints import kafka_bootstrap
+from mailecho.pipeline.endpoints import NotRunning, kafka_bootstrap
+from mailecho.pipeline.identity import IdentityKeyError
+from mailecho.pipeline.ledger.policy import PolicyError
 from mailecho.pipeline.telemetry import alive_path, heartbeat
 
 log = logging.getLogger(__name__)
@@ -103,6 +105,23 @@ async def wait_for_broker(bootstrap: str, *, patience: float = 600.0) -> None:
             await consumer.stop()
 
 
+def add_agent(app: Any, role: str, topics: Iterable[str], handle: Callable[[Any], Awaitable[None]]) -> None:
+    """Give the app its one agent: `handle` takes a chunk and returns when its outputs are acknowledged.
+
+    Only then is the chunk done. One at a time: acks are in order, and a crash repeats one step.
+    """
+
+    async def agent(stream: Any) -> None:
+        async for event in stream.noack().events():
+            try:
+                await handle(event.value)
+            except Exception as error:  # must not leave the agent: Faust would go on
+                crash(f"{role}: {error!r}", error)
+            app.consumer.done(event)
+
+    app.agent(app.topic(*topics, schema=ChunkSchema()), concurrency=1, name=role)(agent)
+
+
 @dataclass(frozen=True, slots=True)
 class Worker:
     """An app and what lives beside it: its outputs, a check before it starts, a task while it runs."""
@@ -114,8 +133,15 @@ class Worker:
     beside: Callable[[], Awaitable[None]] | None = None
 
 
-def run_worker(worker: Worker, settings: Settings) -> None:
-    """Run a worker until SIGTERM or SIGINT; a crash of Faust ends the process with CRASHED."""
+def run_worker(build: Callable[[Settings], Worker], settings: Settings) -> None:
+    """Build a worker and run it until SIGTERM or SIGINT.
+
+    Ends the process with REFUSED where the settings forbid it, with CRASHED where Faust crashes.
+    """
+    try:
+        worker = build(settings)
+    except (IdentityKeyError, NotRunning, PolicyError) as error:
+        refuse(str(error))
     stop_metrics = metrics.serve_metrics(os.environ.get("MAILECHO_METRICS_PORT"))
     asyncio.run(_run(worker, settings))
     if stop_metrics:

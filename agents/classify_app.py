@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from mailecho.agents.app import Worker, make_app, run_worker
+from mailecho.agents.app import Worker, add_agent, make_app, run_worker
 from mailecho.agents.classify import ClassifyAgent
-from mailecho.agents.exits import crash, refuse
+from mailecho.agents.exits import refuse
 from mailecho.agents.known import classified_above
 from mailecho.agents.outputs import Outputs
 from mailecho.agents.poison import Inflight
-from mailecho.agents.transport import ChunkSchema
 from mailecho.pipeline.config import Settings
-from mailecho.pipeline.endpoints import NotRunning, kafka_bootstrap
-from mailecho.pipeline.identity import IdentityKeyError
+from mailecho.pipeline.endpoints import kafka_bootstrap
 from mailecho.pipeline.raw import reader_of
 from mailecho.schemas.topics import CLASSIFIED, CLASSIFY_INPUT, GROUP_CLASSIFY
 
@@ -49,22 +47,10 @@ def build(settings: Settings) -> Worker:
 
     app.on_rebalance_complete.connect(learn, weak=False)
 
-    @app.agent(app.topic(*CLASSIFY_INPUT, schema=ChunkSchema()), concurrency=1, name=ROLE)
-    async def classify(stream: Any) -> None:
-        async for event in stream.noack().events():
-            try:
-                await handler.handle(event.value)
-            except Exception as error:
-                crash(f"{ROLE}: {error!r}", error)
-            app.consumer.done(event)
-
+    add_agent(app, ROLE, CLASSIFY_INPUT, handler.handle)
     return Worker(ROLE, app, outputs, check)
 
 
 def run(settings: Settings) -> None:
-    """Run the worker until it is told to stop. Ends the process with REFUSED where the settings forbid it."""
-    try:
-        worker = build(settings)
-    except (IdentityKeyError, NotRunning) as error:
-        refuse(str(error))
-    run_worker(worker, settings)
+    """Run the worker until it is told to stop. See `run_worker`."""
+    run_worker(build, settings)

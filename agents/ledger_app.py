@@ -8,17 +8,16 @@ from typing import Any
 import orjson
 from faust.types import TP
 
-from mailecho.agents.app import Worker, make_app, run_worker
-from mailecho.agents.exits import crash, refuse
+from mailecho.agents.app import Worker, add_agent, make_app, run_worker
+from mailecho.agents.exits import refuse
 from mailecho.agents.guardian import Guardian
 from mailecho.agents.ledger import LedgerAgent
 from mailecho.agents.outputs import Outputs, Record
-from mailecho.agents.transport import ChunkSchema
 from mailecho.pipeline.config import Settings
-from mailecho.pipeline.endpoints import NotRunning, kafka_bootstrap
-from mailecho.pipeline.identity import IdentityKeyError, load_identity
+from mailecho.pipeline.endpoints import kafka_bootstrap
+from mailecho.pipeline.identity import load_identity
 from mailecho.pipeline.ledger.fold import Fold
-from mailecho.pipeline.ledger.policy import Policy, PolicyError, load_policy, parse_policy
+from mailecho.pipeline.ledger.policy import Policy, load_policy, parse_policy
 from mailecho.pipeline.side import committed_offsets
 from mailecho.schemas import headers as h
 from mailecho.schemas.command import PolicyChange
@@ -64,15 +63,7 @@ def build(settings: Settings) -> Worker:
 
     app.on_rebalance_complete.connect(prepare, weak=False)
 
-    @app.agent(app.topic(CLASSIFIED, schema=ChunkSchema()), concurrency=1, name=ROLE)
-    async def ledger(stream: Any) -> None:
-        async for event in stream.noack().events():
-            try:
-                await agent.handle(event.value)
-            except Exception as error:
-                crash(f"{ROLE}: {error!r}", error)
-            app.consumer.done(event)
-
+    add_agent(app, ROLE, (CLASSIFIED,), agent.handle)
     return Worker(ROLE, app, outputs, check, guardian.run)
 
 
@@ -98,9 +89,5 @@ async def _announce(agent: LedgerAgent, fold: Fold, outputs: Outputs, policy: Po
 
 
 def run(settings: Settings) -> None:
-    """Run the worker until it is told to stop. Ends the process with REFUSED where the settings forbid it."""
-    try:
-        worker = build(settings)
-    except (IdentityKeyError, NotRunning, PolicyError) as error:
-        refuse(str(error))
-    run_worker(worker, settings)
+    """Run the worker until it is told to stop. See `run_worker`."""
+    run_worker(build, settings)

@@ -31,19 +31,6 @@ class State(StrEnum):
     EXPIRED = "expired"
 
 
-class Fact(BaseModel):
-    """One thing that policy counts: times are epoch milliseconds, from the content."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: str = Field(description="event_id")
-    at: int
-    cause: str
-    message: str = Field("", description="Message key: failures are counted by distinct message")
-    trust: str = "unverified"
-    weight: int = 1
-
-
 class Evidence(BaseModel):
     """Why: which events, how many, from when to when (epoch milliseconds)."""
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import CommitFailedError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
@@ -23,6 +22,7 @@ from mailecho.pipeline.landing.database import DatabaseUnavailable, write_client
 from mailecho.pipeline.landing.insert import Inserter
 from mailecho.pipeline.landing.intents import Progress
 from mailecho.pipeline.landing.start import Landed
+from mailecho.pipeline.partitions import partitions_of
 from mailecho.schemas import topics
 
 
@@ -45,7 +45,9 @@ async def resume(settings: Settings, *, topic: str = topics.EVENTS, group: str =
     Raises ResumeRefused where landers still run, NotRunning, DatabaseUnavailable, and the clients' errors.
     """
     bootstrap = kafka_bootstrap(settings)
-    places = [TopicPartition(topic, number) for number in await _partitions(bootstrap, topic)]
+    places, missing = await partitions_of(bootstrap, [topic])
+    if missing:
+        raise ResumeRefused(f"the topic {topic} cannot be described: does it exist? `mailecho topics apply` makes it")
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False, auto_offset_reset="none"
     )
@@ -62,21 +64,9 @@ async def resume(settings: Settings, *, topic: str = topics.EVENTS, group: str =
                 f"the group {group} has members: stop all landers and wait "
                 f"{settings.kafka.session_timeout_ms / 1000:g} s, after which Kafka forgets them"
             ) from error
-        return {where.partition: offset for where, (offset, _) in chosen.items()}
+        return {where.partition: offset for where, (offset, _) in sorted(chosen.items())}
     finally:
         await consumer.stop()
-
-
-async def _partitions(bootstrap: str, topic: str) -> list[int]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        (described,) = await admin.describe_topics([topic])
-    finally:
-        await admin.close()
-    if described["error_code"]:
-        raise ResumeRefused(f"the topic {topic} cannot be described: does it exist? `mailecho topics apply` makes it")
-    return sorted(int(partition["partition"]) for partition in described["partitions"])
 
 
 def _landed(settings: Settings, topic: str, partitions: list[int]) -> dict[int, Landed]:

@@ -9,6 +9,7 @@ is a duplicate within one window of that.
 from __future__ import annotations
 
 from mailecho.pipeline.ids import id_ms
+from mailecho.pipeline.ledger.generations import Generations
 from mailecho.pipeline.ledger.store import Transaction
 
 _VALUE = 8  # bytes: the clock, big-endian
@@ -22,7 +23,8 @@ class Seen:
         self._name = name
         self._window = window_ms
         self._near = near_ms
-        self._meta_key = f"ids/{name}/generation".encode()
+        prefix = f"ids/{name}/generation"
+        self._generations = Generations(prefix, prefix.encode(), window_ms)
 
     def check(self, tx: Transaction, raw: bytes, clock: int) -> bool:
         """True if the id is a duplicate. Either way it counts as seen at `clock` from now on."""
@@ -47,37 +49,17 @@ class Seen:
             # stored a day after the bucket's end at the latest, and needed for a window after that
             if (int(name[len(prefix) :]) + 2) * self._near + self._window < clock:
                 tx.drop(name)
-        number, started = self._generation(tx)
-        if not started:
-            self._set_generation(tx, number, clock)
-        elif clock >= started + self._window:
-            # An id of the younger generation stays for one more window, so it is found for at least one.
-            if clock >= started + 2 * self._window:
-                tx.drop(self._generation_name(number))
-            tx.drop(self._generation_name(number - 1))
-            self._set_generation(tx, number + 1, clock)
+        self._generations.advance(tx, clock)
 
     def _place(self, tx: Transaction, raw: bytes, clock: int) -> str:
         dated = id_ms(raw)
         if abs(dated - clock) <= self._near:
             return self._bucket(dated)
-        return self._generation_name(self._generation(tx)[0])
+        return self._generations.names(tx)[0]
 
     def _others(self, tx: Transaction, raw: bytes, place: str) -> list[str]:
-        number = self._generation(tx)[0]
-        names = (self._bucket(id_ms(raw)), self._generation_name(number), self._generation_name(number - 1))
+        names = (self._bucket(id_ms(raw)), *self._generations.names(tx))
         return [name for name in names if name != place and tx.exists(name)]
 
     def _bucket(self, dated: int) -> str:
         return f"ids/{self._name}/day/{dated // self._near}"
-
-    def _generation_name(self, number: int) -> str:
-        return f"ids/{self._name}/generation/{number}"
-
-    def _generation(self, tx: Transaction) -> tuple[int, int]:
-        """(number of the younger generation, the clock at which it began; 0 before the first)."""
-        value = tx.get("meta", self._meta_key)
-        return (int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big")) if value else (1, 0)
-
-    def _set_generation(self, tx: Transaction, number: int, started: int) -> None:
-        tx.put("meta", self._meta_key, number.to_bytes(8, "big") + started.to_bytes(8, "big"))

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import orjson
 
+from mailecho.pipeline.ledger.generations import Generations
 from mailecho.pipeline.ledger.policy import Facts, Incident, Policy, decide, matching, merge, newest_answered
 from mailecho.pipeline.ledger.store import Transaction
 from mailecho.schemas.suppression import Scope, State, entry_key
@@ -21,8 +22,6 @@ from mailecho.schemas.taxonomy import Kind, Trust
 ENTRIES = "entries"
 PENDING = "pending"
 _DUE = "due"
-_DELIVERED = "delivered/{}"
-_DELIVERED_KEY = b"delivered"
 
 #: An entry that denies nothing any more is removed so long after the last that it knows of. Content
 #: may be dated 400 days before its arrival; what is older than that, a rule's span (a month) and
@@ -57,7 +56,7 @@ class Entries:
     """The entries of one partition. `begin`, any number of facts and commands, `finish`."""
 
     def __init__(self, window_ms: int, *, keep_addresses: bool = True, forget_ms: int = FORGET_MS) -> None:
-        self._window = window_ms
+        self._deliveries = Generations("delivered", b"delivered", window_ms)
         self._forget_ms = forget_ms
         self._keep_addresses = keep_addresses
 
@@ -66,7 +65,6 @@ class Entries:
         self._tx = tx
         self._offset = offset
         self._touched: dict[bytes, _Working] = {}
-        self._generation = _generation(tx)[0]
         self._forced = _due(tx, offset)
         self.use(policy)
         return self
@@ -173,17 +171,10 @@ class Entries:
 
     def advance(self, tx: Transaction, clock: int) -> None:
         """Forget deliveries older than a window, in two generations."""
-        number, started = _generation(tx)
-        if not started:
-            _set_generation(tx, number, clock)
-        elif clock >= started + self._window:
-            tx.drop(_DELIVERED.format(number - 1))
-            if clock >= started + 2 * self._window:
-                tx.drop(_DELIVERED.format(number))
-            _set_generation(tx, number + 1, clock)
+        self._deliveries.advance(tx, clock)
 
     def _delivery(self, tenant: str, stream: str, key: str, at: int) -> None:
-        place, name = _DELIVERED.format(self._generation), _delivered_name(tenant, key)
+        place, name = self._deliveries.names(self._tx)[0], _delivered_name(tenant, key)
         value = at.to_bytes(8, "big")
         known = self._tx.get(place, name)
         if known is None or known < value:
@@ -198,7 +189,7 @@ class Entries:
         if working.head["subject"] != "address" or working.head["scope"] == Scope.GLOBAL:
             return 0
         name = _delivered_name(working.head["scope_id"].partition("/")[0], working.head["subject_key"])
-        found = [self._tx.get(_DELIVERED.format(n), name) for n in (self._generation, self._generation - 1)]
+        found = [self._tx.get(place, name) for place in self._deliveries.names(self._tx)]
         return max((int.from_bytes(value, "big") for value in found if value), default=0)
 
     def _work(self, scope: str, scope_id: str, subject: str, subject_key: str, domain: str) -> _Working:
@@ -294,12 +285,3 @@ def _scope_id(scope: str, tenant: str, stream: str) -> str:
 
 def _delivered_name(tenant: str, key: str) -> bytes:
     return UUID(key).bytes + tenant.encode("utf-8", "surrogatepass")[:400]
-
-
-def _generation(tx: Transaction) -> tuple[int, int]:
-    value = tx.get("meta", _DELIVERED_KEY)
-    return (int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big")) if value else (1, 0)
-
-
-def _set_generation(tx: Transaction, number: int, started: int) -> None:
-    tx.put("meta", _DELIVERED_KEY, number.to_bytes(8, "big") + started.to_bytes(8, "big"))

@@ -10,7 +10,6 @@ from mailecho.pipeline.message import fallback
 _FOLD = re.compile(r"\n[ \t]+")
 _BOUNDARY = re.compile(r'(?i)\bboundary\s*=\s*(?:"([^"]*)"|([^\s;]+))')
 _CHARSET = re.compile(r'(?i)\bcharset\s*=\s*"?([A-Za-z0-9_.:+-]+)')
-_REPORT_TYPE = re.compile(r'(?i)\breport-type\s*=\s*"?([A-Za-z0-9-]+)')
 
 #: What is searched of one header block. A header of 64 kB is no mail system's, and each look-up costs its length.
 MAX_BLOCK = 64 * 1024
@@ -109,10 +108,4 @@ def boundary(content_type: str) -> str:
 def charset(content_type: str) -> str:
     """The charset parameter in lower case, "" without one."""
     found = _CHARSET.search(content_type)
-    return found[1].lower() if found else ""
-
-
-def report_type(content_type: str) -> str:
-    """The report-type parameter (RFC 6522) in lower case, "" without one."""
-    found = _REPORT_TYPE.search(content_type)
     return found[1].lower() if found else ""
