@@ -200,7 +200,8 @@ def _runs(pid: int) -> bool:
 
 
 def test_a_worker_pool_runs_each_as_its_own_member_and_stops_together() -> None:
-    show = "import os, time; print(os.environ['MAILECHO_INSTANCE'], flush=True); time.sleep(600)"
+    # one write a line: two children share the pipe
+    show = "import os, time; os.write(1, os.environ['MAILECHO_INSTANCE'].encode() + b'\\n'); time.sleep(600)"
     program = (
         "import asyncio, os, sys\n"
         "from mailecho.pipeline.supervise.child import Spec\n"

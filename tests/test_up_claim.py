@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from mailecho.pipeline.config import Settings
+from mailecho.pipeline.config import ApiSettings, Settings
 from mailecho.pipeline.endpoints import (
     NotRunning,
     api_url,
@@ -156,7 +156,10 @@ def test_endpoints_round_trip_and_what_is_missing(tmp_path: Path) -> None:
     assert read_endpoints(tmp_path) == {}
     with pytest.raises(NotRunning, match="MAILECHO_KAFKA__BOOTSTRAP_SERVERS"):
         kafka_bootstrap(settings)
-    assert api_url(settings) == "http://127.0.0.1:8080"
+    with pytest.raises(NotRunning, match="MAILECHO_API__PORT"):
+        api_url(settings)  # whatever answers on the default port may hold another list
+    configured = Settings(data_dir=tmp_path, api=ApiSettings(port=8081))
+    assert api_url(configured) == "http://127.0.0.1:8081"
     endpoints = {"kafka": "127.0.0.1:1", "clickhouse": "http://127.0.0.1:2", "api": "http://127.0.0.1:3"}
     write_endpoints(tmp_path, endpoints)
     assert read_endpoints(tmp_path) == endpoints
