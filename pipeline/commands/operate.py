@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +13,6 @@ from mailecho.pipeline.commands.base import OPERATE, DataDir, Failed, Json, cons
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from mailecho.pipeline.landing.reconcile import Difference
-
-#: An insert is seen by events and rollups within a fraction of a second.
-SETTLE_SECONDS = 1.0
-SETTLE_TURNS = 3
 
 topics_app = typer.Typer(no_args_is_help=True, help="The Kafka topics.")
 schema_app = typer.Typer(no_args_is_help=True, help="The contracts: JSON Schema and AsyncAPI.")
@@ -113,12 +105,12 @@ def reconcile(as_json: Json = False, data_dir: DataDir = None) -> None:
     Example: [bold]mailecho reconcile[/bold]
     """
     from mailecho.pipeline.landing.database import write_client
-    from mailecho.pipeline.landing.reconcile import reconcile as compare
+    from mailecho.pipeline.landing.reconcile import reconcile_running
 
     # it only reads, but sets filters on the views' source, which the reader of the embedded engine may not
     client = write_client(settings_of(data_dir))
     try:
-        differences = _settled(lambda: compare(client))
+        differences = reconcile_running(client)
     finally:
         client.close()
     if as_json:
@@ -127,18 +119,6 @@ def reconcile(as_json: Json = False, data_dir: DataDir = None) -> None:
         typer.echo("\n".join(str(difference) for difference in differences) or "rollups and events agree")
     if differences:
         raise typer.Exit(1)
-
-
-def _settled(compare: Callable[[], list[Difference]]) -> list[Difference]:
-    """The differences that stay the same: events and rollups are asked in turn, and inserts go on meanwhile."""
-    found = compare()
-    for _ in range(SETTLE_TURNS):
-        if not found:
-            break
-        before = {(d.rollup, d.day, d.counter, d.rollup_says - d.events_say) for d in found}
-        time.sleep(SETTLE_SECONDS)
-        found = [d for d in compare() if (d.rollup, d.day, d.counter, d.rollup_says - d.events_say) in before]
-    return found
 
 
 @schema_app.command()

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from clickhouse_connect.driver.client import Client
 
-from mailecho.pipeline.landing.reconcile import reconcile
+from mailecho.pipeline.landing.reconcile import reconcile_running
 from mailecho.pipeline.side import Side
 from mailecho.pipeline.verify.again import Again
 from mailecho.schemas import headers as h
@@ -102,7 +102,7 @@ def _standing(client: Client) -> Iterator[bytes]:
 
 def compare_rollups(client: Client) -> list[str]:
     """Rollups that do not count what `events` holds."""
-    return named("rollup", [str(difference) for difference in reconcile(client)])
+    return named("rollup", [str(difference) for difference in reconcile_running(client)])
 
 
 async def compare_suppressions(side: Side, parts: list[Again]) -> list[str]:

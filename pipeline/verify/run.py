@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import orjson
-from clickhouse_connect.driver.client import Client
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -85,7 +84,7 @@ async def verify(
                 await _fold(side, parts, progress)
             report.differences += compare_later(parts, rows)
             progress("comparing rollups", 0)
-            report.differences += await _rollups(client)
+            report.differences += await asyncio.to_thread(compare_rollups, client)
             progress("comparing suppressions", 0)
             report.differences += await compare_suppressions(side, parts)
             for part in parts:
@@ -117,17 +116,6 @@ async def _fold(side: Side, parts: list[Again], progress: Callable[[str, int], N
         emission = await last_emission(side, part.partition)
         if emission is not None:
             await part.go_on(side, emission.n + 1, lambda n: progress("folding classified", n))
-
-
-async def _rollups(client: Client) -> list[str]:
-    # a view may be a moment behind the table: only what stays is a difference
-    found: list[str] = []
-    for _ in range(4):
-        found = await asyncio.to_thread(compare_rollups, client)
-        if not found:
-            break
-        await asyncio.sleep(1.0)
-    return found
 
 
 async def _ends(side: Side, settings: Settings, names: tuple[str, ...]) -> Ends:
