@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mailecho.pipeline.commands import base, bench, explain, feed, operate, rules, run, suppressions
+from mailecho.pipeline.commands import base, bench, explain, feed, operate, rules, run, suppressions, tokens
 
 app = typer.Typer(
     name="mailecho",
@@ -23,7 +23,7 @@ app = typer.Typer(
     "Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 78 a role that its settings forbid to start. "
     "MAILECHO_DEBUG=1 shows tracebacks.",
 )
-for group in (run, feed, explain, rules, suppressions, operate, bench):
+for group in (run, feed, explain, rules, suppressions, tokens, operate, bench):
     group.register(app)
 
 

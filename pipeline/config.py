@@ -12,7 +12,7 @@ from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -21,6 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from mailecho.pipeline.trust.token import Keyring, TokenKeyError
 from mailecho.schemas.topics import DAY_MS, Windows
 
 
@@ -87,6 +88,39 @@ class WindowSettings(_Section):
     report_days: float = Field(15.0, gt=0, le=60)
 
 
+class TokenSettings(_Section):
+    """Signed tokens in our mail, by which a report proves that it is about it (`mailecho token --help`)."""
+
+    keys: tuple[SecretStr, ...] = Field(
+        (),
+        description='"VERSION:HEX" each, HEX of 16 bytes or more: the highest version signs, all verify',
+    )
+    bounce_domains: tuple[str, ...] = Field(
+        (), description="Domains of our return paths (VERP): the first is what `mailecho token make` uses"
+    )
+    message_id_domains: tuple[str, ...] = Field(
+        (), description="Domains at the right of our Message-IDs, where these are not own_domains"
+    )
+    required: bool = Field(
+        False,
+        description="All our return paths or Message-IDs carry a token: a bounce that names one without is backscatter",
+    )
+
+    @field_validator("keys")
+    @classmethod
+    def _readable(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        try:
+            Keyring.parse(key.get_secret_value() for key in keys)
+        except TokenKeyError as error:  # pydantic names the field itself
+            raise ValueError(str(error).removeprefix("tokens.keys: ")) from None
+        return keys
+
+    @property
+    def keyring(self) -> Keyring:
+        """The keys, ready for use."""
+        return Keyring.parse(key.get_secret_value() for key in self.keys)
+
+
 class SentrySettings(_Section):
     """Errors go to Sentry when a DSN is set, with addresses and bodies scrubbed."""
 
@@ -112,6 +146,7 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     lander: LanderSettings = LanderSettings()
     windows: WindowSettings = WindowSettings()
+    tokens: TokenSettings = TokenSettings()
     sentry: SentrySettings = SentrySettings()
     policy_file: Path | None = Field(None, description="TOML; the default policy without it")
     identity_key: SecretStr = Field(

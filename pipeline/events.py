@@ -14,7 +14,7 @@ import orjson
 
 from mailecho.pipeline import ids
 from mailecho.pipeline.classify.template import mask_addresses, template_hash, template_of
-from mailecho.pipeline.finding import Finding
+from mailecho.pipeline.finding import NOBODY, Finding
 from mailecho.pipeline.identity import Identity, NotAnAddress, normalise, normalise_domain
 from mailecho.pipeline.provider import provider_of
 from mailecho.pipeline.times import plausible, row_time
@@ -73,15 +73,19 @@ class EventBuilder:
         """
         f = finding
         normalised, key, domain = self._keyed(f.recipient)
+        if f.recipient_key or f.recovery in NOBODY:  # what is written is a placeholder
+            normalised, key = "", f.recipient_key or NO_ID
         message_key = f.message_id or f.envelope_id
         occurred = f.occurred_at_ms
         believable = plausible(occurred, origin.received_ms)
         occurred_ms = occurred if believable and occurred is not None else origin.received_ms
-        event_id = self._event_id(f, origin, index, normalised, message_key, raw_id)
+        event_id = self._event_id(f, origin, index, key, message_key, raw_id)
         remote_host = f.remote_host.lower()[:MAX_TEXT]
         tenant, stream = f.tenant or origin.tenant, f.stream or origin.stream
         cause = f.cause
         diagnostic = f.diagnostic[:MAX_DIAGNOSTIC]
+        # by the key, so that a report with a redacted recipient and the log of the same message meet
+        outcome = ids.plain_id("outcome", tenant, message_key, key) if message_key and key != NO_ID else NO_ID
         row = {
             "event_id": event_id,
             "recipient_key": key,
@@ -96,7 +100,7 @@ class EventBuilder:
             "source_host": f.source_host.lower()[:MAX_TEXT],
             "message_id": f.message_id[:MAX_TEXT],
             "envelope_id": f.envelope_id[:MAX_TEXT],
-            "outcome_id": ids.plain_id("outcome", tenant, message_key, normalised) if message_key and domain else NO_ID,
+            "outcome_id": outcome,
             "recipient_domain": domain,
             "provider": provider_of(domain, remote_host),
             "mail_from_domain": _domain_of(f.mail_from),
@@ -157,7 +161,7 @@ class EventBuilder:
         return normalised, self._identity.key_of(normalised), normalised.rpartition("@")[2]
 
     def _event_id(
-        self, f: Finding, origin: Origin, index: int, normalised: str, message_key: str, raw_id: Callable[[], str]
+        self, f: Finding, origin: Origin, index: int, key: str, message_key: str, raw_id: Callable[[], str]
     ) -> str:
         when = f.identity_ms if f.identity_ms is not None else (f.occurred_at_ms or 0)
         if f.identity:
@@ -169,15 +173,15 @@ class EventBuilder:
                 hour,
                 "dsn",
                 message_key or raw_id(),
-                normalised or f.recipient,
+                key if key != NO_ID else f.recipient,
                 f.action or f.kind.value,
                 f.source_host.lower(),
                 f.status,
             )
         if f.kind in _COMPLAINTS:
-            known = message_key and normalised
+            known = message_key and key != NO_ID
             # no time: the same complaint comes again through other channels at other times
-            return ids.event_id(0, "arf", f.kind.value, message_key, normalised, "" if known else raw_id())
+            return ids.event_id(0, "arf", f.kind.value, message_key, key, "" if known else raw_id())
         return ids.event_id(when, "mail", f.kind.value, raw_id(), str(index))
 
 

@@ -10,6 +10,12 @@ from dataclasses import dataclass
 
 from mailecho.schemas.taxonomy import Cause, Kind, Permanence, Trust
 
+#: `recovery` of a complaint whose recipient nobody can tell: it counts, and suppresses nobody. The second one's
+#: Feedback-ID still tells the campaign.
+UNRESOLVED = "unresolved"
+CAMPAIGN_ONLY = "feedback_id"
+NOBODY = frozenset((UNRESOLVED, CAMPAIGN_ONLY))
+
 
 @dataclass(slots=True)
 class Finding:
@@ -19,6 +25,10 @@ class Finding:
     as written, without brackets. `occurred_at_ms` is epoch milliseconds UTC from the content, None
     where the content has no readable time (then `occurred_at_raw` may still hold its text).
 
+    `recipient_key` (UUID text) is who it is about where a token of ours says so and the address is not known; then, and
+    with a `recovery` of NOBODY, `recipient` is what the report wrote in its place (`redacted@isp.example`), of
+    which the domain alone is used.
+
     `identity` makes the event id, together with kind-independent fields that `pipeline.ids` adds:
     a log adapter gives the fields by which its format tells facts apart (queue id, recipient,
     time, status, …); a mailed report leaves it empty and is identified as domain-reference 5 says.
@@ -27,6 +37,7 @@ class Finding:
 
     kind: Kind
     recipient: str = ""
+    recipient_key: str = ""
     status: str = ""
     smtp_code: int = 0
     action: str = ""

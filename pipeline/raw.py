@@ -78,7 +78,7 @@ class RawReader:
                 self._delivery(data, origin, read)
             else:
                 raw_id = cache(partial(ids.raw_id, data))
-                for index, finding in enumerate(classify_message(data, self._own)):
+                for index, finding in enumerate(classify_message(data, self._own, received_ms)):
                     self._add(self._builder.lines(finding, origin, index, raw_id), read)
             if not read.lines and not read.letters:
                 raise Unreadable("the record gave no event and no error: report this", Reason.INTERNAL)
@@ -162,11 +162,37 @@ class Reading:
 def reader_of(settings: Settings) -> Reading:
     """The reader that these settings give. Raises IdentityKeyError."""
     identity = load_identity(settings)
-    mtas = frozenset(name.lower() for name in settings.own_mtas)
-    domains = frozenset(name.lower() for name in settings.own_domains)
-    ours = hashlib.sha256(orjson.dumps([sorted(mtas), sorted(domains)])).hexdigest()[:6]
-    reader = RawReader(EventBuilder(identity, RULES_VERSION, mtas), identity, Own(domains, mtas))
-    return Reading(reader, f"{RULES_VERSION}.{ours}", identity.fingerprint)
+    own = own_of(settings, identity)
+    looked_at = [sorted(own.mtas), sorted(own.domains), sorted(own.message_id_domains), sorted(own.bounce_domains)]
+    facts = orjson.dumps([looked_at, own.keys.fingerprint, own.tokens_required])
+    reader = RawReader(EventBuilder(identity, RULES_VERSION, own.mtas), identity, own)
+    return Reading(reader, f"{RULES_VERSION}.{hashlib.sha256(facts).hexdigest()[:6]}", identity.fingerprint)
+
+
+def own_of(settings: Settings, identity: Identity | None) -> Own:
+    """What these settings say is ours. Without an identity a token's recipient is taken as it is."""
+
+    def key(address: str) -> str:
+        assert identity is not None
+        try:
+            return identity.recipient_key(address)
+        except NotAnAddress:
+            return ""
+
+    tokens = settings.tokens
+    return Own(
+        domains=_domains(settings.own_domains),
+        mtas=_domains(settings.own_mtas),
+        message_id_domains=_domains(tokens.message_id_domains),
+        bounce_domains=_domains(tokens.bounce_domains),
+        keys=tokens.keyring,
+        tokens_required=tokens.required,
+        recipient_key=key if identity is not None else None,
+    )
+
+
+def _domains(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(normalise_domain(name) for name in names)
 
 
 def _command_line(fields: dict[str, object]) -> bytes:

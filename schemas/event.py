@@ -64,7 +64,9 @@ class Event(BaseModel):
     rules_version: str = ""
     feedback_type: str = Field("", description="ARF Feedback-Type (RFC 5965)")
     incidents: int = Field(1, ge=1, description="ARF Incidents: how often the same complaint was made")
-    recovery: str = Field("", description="How the recipient of a redacted complaint was found")
+    recovery: str = Field(
+        "", description="How a complaint's recipient was found; unresolved or feedback_id: it was not"
+    )
     trust: Trust = Trust.UNVERIFIED
     echo: bool = Field(False, description="A DSN of our own MTA, whose log we read: evidence, not a second bounce")
     attempt: int = Field(0, ge=0)

@@ -77,6 +77,8 @@ def test_the_commands_are_those_of_the_design() -> None:
         "schema export",
         "dlq list",
         "dlq redrive",
+        "token make",
+        "token verify",
         "verify",
         "sql",
         "status",
@@ -246,6 +248,26 @@ def test_key_is_the_recipient_key(env: dict[str, str], tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout) == (0, expected + "\n")
     other = mailecho({**env, "MAILECHO_IDENTITY_KEY": "aa" * 32}, "key", "user@example.com", cwd=tmp_path)
     assert other.stdout.strip() == Identity(bytes.fromhex("aa" * 32)).recipient_key("user@example.com")
+
+
+def test_a_token_made_is_a_token_verified(env: dict[str, str], tmp_path: Path) -> None:
+    keys = {**env, "MAILECHO_TOKENS__KEYS": f'["1:{"ab" * 32}"]', "MAILECHO_IDENTITY_KEY": "aa" * 32}
+    where = ["--bounce-domain", "bounces.example.com", "--data-dir", str(tmp_path)]
+    made = mailecho(keys, "token", "make", "5f3a09", "--to", "user@example.com", "--tenant", "shop", "--json", *where)
+    assert made.returncode == 0, made.stderr
+    answer = orjson.loads(made.stdout)
+    assert answer["places"]["MAIL FROM"] == f"<b-{answer['token']}@bounces.example.com>"
+    ran = mailecho(keys, "token", "verify", answer["places"]["Message-ID"], "--json", "--data-dir", str(tmp_path))
+    said = orjson.loads(ran.stdout)
+    assert (said["valid"], said["tenant"], said["message"]) == (True, "shop", "5f3a09")
+    assert said["recipient_key"] == Identity(bytes.fromhex("aa" * 32)).recipient_key("user@example.com")
+    other = {**keys, "MAILECHO_TOKENS__KEYS": f'["1:{"cd" * 32}"]'}
+    refused = mailecho(other, "token", "verify", answer["token"], "--data-dir", str(tmp_path))
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    assert "forged" in refused.stderr
+    without = mailecho(env, "token", "make", "1", *where)
+    assert without.returncode == 1
+    assert "MAILECHO_TOKENS__KEYS" in without.stderr
 
 
 def test_schema_export_writes_and_checks(env: dict[str, str], tmp_path: Path) -> None:

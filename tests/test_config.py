@@ -51,6 +51,16 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.dedupe_windows.report_ms == 86_400
 
 
+def test_token_keys_are_checked_at_once_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAILECHO_TOKENS__KEYS", f'["1:{"ab" * 32}", "2:{"cd" * 32}"]')
+    assert config.load().tokens.keyring.newest == 2
+    assert "abab" not in repr(config.load())
+    monkeypatch.setenv("MAILECHO_TOKENS__KEYS", f'["1:{"ab" * 32}", "1:{"cd" * 32}"]')
+    with pytest.raises(ValidationError, match="version 1 stands twice") as caught:
+        config.load()
+    assert "abab" not in str(caught.value)
+
+
 def test_an_argument_wins_over_the_environment_over_the_file_over_the_default(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -20,11 +20,13 @@ from mailecho.pipeline.classify.reply import (
     deciding_code,
     weigh,
 )
-from mailecho.pipeline.classify.report import Own, classify_message
+from mailecho.pipeline.classify.report import classify_message
 from mailecho.pipeline.classify.ruleset import Rule, ruleset
 from mailecho.pipeline.classify.spans import phrase_span
 from mailecho.pipeline.classify.trace import Asked, Step, Trace
-from mailecho.pipeline.finding import Finding
+from mailecho.pipeline.finding import CAMPAIGN_ONLY, NOBODY, Finding
+from mailecho.pipeline.trust.judge import Judged
+from mailecho.pipeline.trust.own import Own
 from mailecho.schemas.taxonomy import FAULT_OF, MEANING_OF, Cause, Fault, Kind, Trust
 
 #: Codes of less weight than this are overloaded: receivers give them for anything (rules/status.toml).
@@ -86,6 +88,7 @@ class FindingExplained:
     kind: str
     kind_why: str
     recipient: str
+    recipient_key: str
     recipient_from: str
     action: str
     status: str
@@ -121,12 +124,12 @@ def explain_reply(
     return _reply(Asked("reply", diagnostic, status, host, stage, verdict), smtp_code)
 
 
-def explain_message(raw: bytes, own: Own | None = None) -> tuple[FindingExplained, ...]:
+def explain_message(raw: bytes, own: Own | None = None, received_ms: int | None = None) -> tuple[FindingExplained, ...]:
     """classify_message's findings with their reasons; takes what it takes, raises Unreadable as it does."""
     trace = Trace()
-    findings = classify_message(raw, own, trace=trace)
+    findings = classify_message(raw, own, received_ms, trace=trace)
     steps: list[Step | None] = [*trace.steps] if len(trace.steps) == len(findings) else [None] * len(findings)
-    return tuple(_finding(f, step, trace.read_as, own) for f, step in zip(findings, steps, strict=True))
+    return tuple(_finding(f, step, trace, own) for f, step in zip(findings, steps, strict=True))
 
 
 def explain_entry(finding: Finding) -> FindingExplained:
@@ -139,7 +142,7 @@ def explain_entry(finding: Finding) -> FindingExplained:
         stage=finding.stage,
         source=finding.source,
     )
-    explained = _finding(finding, None, f"an entry of a log, source {finding.source}", None)
+    explained = _finding(finding, None, Trace(f"an entry of a log, source {finding.source}"), None)
     return replace(
         explained,
         recipient_from="the log",
@@ -151,7 +154,7 @@ def explain_entry(finding: Finding) -> FindingExplained:
 # --- a finding ------------------------------------------------------------------------------------------------
 
 
-def _finding(f: Finding, step: Step | None, read_as: str, own: Own | None) -> FindingExplained:
+def _finding(f: Finding, step: Step | None, trace: Trace, own: Own | None) -> FindingExplained:
     replies: list[ReplyExplained] = []
     notes: list[str] = []
     if step is not None:
@@ -165,14 +168,19 @@ def _finding(f: Finding, step: Step | None, read_as: str, own: Own | None) -> Fi
                 f"so the {decided.where} decided"
             )
         notes += step.settled
-    why = f"read as {read_as}" if read_as else "no report, no complaint and no automatic answer was recognised in it"
+    why = "no report, no complaint and no automatic answer was recognised in it"
+    if trace.read_as:
+        why = f"read as {trace.read_as}"
     if step is not None and step.kind_why:
         why += f"; {step.kind_why}"
+    if f.kind is Kind.BACKSCATTER:
+        why += "; but it claims to be about mail of ours, and it is provably not"
     return FindingExplained(
         summary=_summary(f, replies),
         kind=f.kind.value,
         kind_why=why,
         recipient=f.recipient,
+        recipient_key=f.recipient_key,
         recipient_from=_recipient_from(f, step),
         action=f.action,
         status=f.status,
@@ -184,7 +192,7 @@ def _finding(f: Finding, step: Step | None, read_as: str, own: Own | None) -> Fi
         confidence=f.confidence,
         rule_id=f.rule_id,
         trust=f.trust.value,
-        trust_why=_trust_why(f, own),
+        trust_why=_trust_why(f, own, trace.judged),
         feedback_type=f.feedback_type,
         message_id=f.message_id,
         envelope_id=f.envelope_id,
@@ -255,9 +263,33 @@ def _saying(w: Witness, *, first: bool = True) -> str:
     return f"{'The' if first else 'the'} {w.source} {w.matched}"
 
 
+#: How a recipient was found whom the report does not name in a field of its own (`Finding.recovery`).
+_FOUND = {
+    "original_rcpt_to": "Original-Rcpt-To of the report",
+    "removal_recipient": "Removal-Recipient of the report",
+    "original_recipient_header": "X-HmXmrOriginalRecipient of the returned message",
+    "returned_header": "the header of the returned message that says to whom it was delivered",
+    "received_for": "the for clause of a Received header of the returned message",
+    "sender": "who wrote the message",
+    "keyed_hash": "the returned To, whose hash the report gives",
+    "returned_to": "the returned To, which may be the address of a list",
+    "message_id_map": "our own record of the message that is returned",
+    "token_cfbl_feedback_id": "our signed token in CFBL-Feedback-ID",
+    "token_header": "our signed token in the returned X-Mailecho-Token",
+    "token_verp": "our signed token in the return path (VERP)",
+    "token_envelope_id": "our signed token in the envelope id",
+    "token_message_id": "our signed token in the Message-ID",
+    "token_list_unsubscribe": "our signed token in List-Unsubscribe",
+    "token_text": "our signed token in the words of the report",
+}
+
+
 def _recipient_from(f: Finding, step: Step | None) -> str:
+    if f.recovery in NOBODY:
+        known = "; its Feedback-ID still names the campaign" if f.recovery == CAMPAIGN_ONLY else ""
+        return f"the report hides it, and no token gives it back: counted, and nobody is suppressed{known}"
     if f.recovery:
-        return f.recovery.replace("_", " ")
+        return _FOUND[f.recovery]
     if not f.recipient:
         return "the message names nobody"
     if step is not None:
@@ -265,12 +297,23 @@ def _recipient_from(f: Finding, step: Step | None) -> str:
     return "the recipient fields of its machine part"
 
 
-def _trust_why(f: Finding, own: Own | None) -> str:
+def _trust_why(f: Finding, own: Own | None, judged: Judged | None) -> str:
     if f.trust is Trust.VERIFIED:
-        return "a valid token of ours names this recipient"
+        place = f", {_FOUND[f'token_{judged.place.value}'].partition(' in ')[2]}" if judged and judged.token else ""
+        return f"a valid token of ours names this recipient{place}"
+    if judged is not None and judged.forged:
+        return (
+            "it bears a token that no key of ours has signed"
+            if judged.wrong
+            else "it claims a return path or Message-ID of ours, and bears no token: all of ours do (tokens.required)"
+        )
     if f.trust is Trust.PLAUSIBLE:
+        if judged is not None and judged.token is not None:
+            return "a valid token of ours is in it, and it names another recipient, or none"
+        if judged is not None and judged.expired:
+            return "a token of ours is in it whose last day has passed"
         return "the returned message names a domain of ours; anyone who has had mail from us could write that"
-    if own is None or not own.domains:
+    if own is None or not (own.domains or own.keys):
         return "no own_domains are set, so nothing can show that it is about mail of ours"
     return "no token of ours is in it, and the returned message names none of our domains"
 

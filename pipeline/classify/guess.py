@@ -36,7 +36,7 @@ def looks_like_report(letter: Letter) -> bool:
         said += 2
     elif "subject.maybe_report" in letter.head:
         said += 1
-    if "failed" in marks or "delayed" in marks:
+    if marks & _TOLD:
         said += 2
     formats = _formats(marks)
     if formats:
@@ -67,7 +67,8 @@ def looks_like_report(letter: Letter) -> bool:
 
 
 _ANSWERS = ("re:", "re ", "fwd:", "fw:", "aw:", "sv:", "antw:", "tr:", "rv:")
-_NO_FORMAT = frozenset(("failed", "delayed", "gave_up", "still_trying", "challenge"))
+_TOLD = frozenset(("failed", "delayed", "delivered"))
+_NO_FORMAT = frozenset(("delivered", "failed", "delayed", "gave_up", "still_trying", "challenge"))
 
 
 def _formats(marks: frozenset[str]) -> frozenset[str]:

@@ -11,6 +11,7 @@ from mailecho.pipeline.message.headers import Headers
 from mailecho.pipeline.message.scan import Mail, Part, split_head
 
 if TYPE_CHECKING:
+    from mailecho.pipeline.classify.arf import Told
     from mailecho.pipeline.classify.trace import Trace
 
 #: What is read of the words of a report. A report in plain text is a page; the rest is what it returns.
@@ -36,6 +37,7 @@ class Letter:
         self.mail = mail
         self.headers = mail.headers
         self.trace = trace
+        self.told: Told | None = None  # the complaint that was read from it
 
     @cached_property
     def subject(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from mailecho.schemas.taxonomy import Kind
@@ -12,12 +13,25 @@ if TYPE_CHECKING:
 MDN_TYPE = "message/disposition-notification"
 
 
+#: What programs that know no RFC 8098 write: the subject and what it says was done.
+_RECEIPT_SUBJECT = (
+    *("read: ", "not read: ", "gelesen: ", "ungelesen: ", "lu : ", "lu: "),
+    *("leído: ", "letto: ", "lido: ", "return receipt"),
+)
+_RECEIPT_WORDS = re.compile(
+    r"was (?:read|displayed|opened) (?:on|at|by)|was deleted without being read|acknowledges that (?:it|the mes)|"
+    r"wurde (?:am .{5,40} )?gelesen|a été lue? le|fue leído el|è stato letto|foi lida em"
+)
+
+
 def is_receipt(letter: Letter) -> bool:
-    """A message disposition notification (RFC 8098), or Exchange's kin of it."""
+    """A message disposition notification (RFC 8098), or its kin from Exchange and others, in words."""
     if any(part.type == MDN_TYPE for part in letter.mail.parts):
         return True
     content_type = letter.headers.first("content-type").lower()
-    return "disposition-notification" in content_type and "report-type" in content_type
+    if "disposition-notification" in content_type and "report-type" in content_type:
+        return True
+    return letter.subject.startswith(_RECEIPT_SUBJECT) and _RECEIPT_WORDS.search(letter.text[:2000].lower()) is not None
 
 
 #: Services that ask the sender to prove who writes, and send that as a delivery report.
@@ -32,6 +46,33 @@ def from_challenger(letter: Letter) -> bool:
 def is_challenge(letter: Letter) -> bool:
     """Whether a filter asks the sender to prove who writes: nothing is delivered, nothing has failed."""
     return "subject.challenge" in letter.head or "challenge" in letter.marks or from_challenger(letter)
+
+
+#: In the From field of filters that write to people.
+_FILTERS = ("quarantine", "filter", "spam", "scanner", "security", "mailsec")
+
+
+def _by_program(letter: Letter) -> bool:
+    head, sender = letter.head, letter.sender
+    if "sender.daemon" in head or "sender.program" in head or not sender.strip("<> "):
+        return True
+    return letter.headers.first("return-path").replace(" ", "") == "<>" or any(name in sender for name in _FILTERS)
+
+
+def filtered(letter: Letter) -> bool:
+    """Whether a notice of a filter is only that: it kept a message or an attachment, and returns nothing."""
+    return "subject.report" not in letter.head and "mailer-daemon" not in letter.sender and letter.enclosed is None
+
+
+def only_absent(letter: Letter) -> bool:
+    """Whether it is an absence note whatever its words: its subject says so, and no mail system speaks in it."""
+    head = letter.head
+    return (
+        "subject.absence" in head
+        and "sender.daemon" not in head
+        and "x-failed-recipients" not in letter.headers
+        and bool(letter.sender.strip("<> "))
+    )
 
 
 def reply_kind(letter: Letter) -> Kind | None:
@@ -51,9 +92,9 @@ def reply_kind(letter: Letter) -> Kind | None:
         or headers.first("precedence").lower() in ("auto_reply", "auto-reply")
         or headers.first("x-apple-action").lower() == "vacation"
     )
-    if "subject.challenge" in head or (automatic and is_challenge(letter)):
+    if "subject.challenge" in head or ((automatic or from_challenger(letter)) and is_challenge(letter)):
         return Kind.CHALLENGE
-    if "subject.quarantine" in head:
+    if "subject.quarantine" in head and (automatic or _by_program(letter)):
         return Kind.QUARANTINE_NOTICE
     if automatic or "subject.absence" in head:
         return Kind.AUTO_REPLY

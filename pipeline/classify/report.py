@@ -7,20 +7,21 @@ answers to mail, reports in words that no format reads. The first that fits deci
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from mailecho.pipeline.classify import arf, complaint, dsn, guess, replies, sns
+from mailecho.pipeline.classify import aggregate, arf, complaint, dsn, guess, replies, sns
 from mailecho.pipeline.classify.dates import milliseconds
 from mailecho.pipeline.classify.formats import FORMATS
 from mailecho.pipeline.classify.letter import Letter, enclosed_text
 from mailecho.pipeline.classify.reply import Verdict, classify_reply
 from mailecho.pipeline.classify.row import Report, Row
 from mailecho.pipeline.classify.trace import Asked, Step, Trace
+from mailecho.pipeline.classify.trusted import settle_trust
 from mailecho.pipeline.finding import Finding, Unreadable
 from mailecho.pipeline.message.addresses import find_addresses, unwrapped
 from mailecho.pipeline.message.headers import Headers, printable
 from mailecho.pipeline.message.scan import Mail, NotAMessage, Part, read_mail, scan
-from mailecho.schemas.taxonomy import Cause, Kind, Permanence, Trust
+from mailecho.pipeline.trust.own import Own
+from mailecho.schemas.taxonomy import Cause, Kind, Permanence
 
 #: Reports nested in forwarded messages: how deep they are looked for (RFC 6522 allows them inside).
 MAX_NESTED = 3
@@ -58,60 +59,53 @@ _KIND_OF_ACTION = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Own:
-    """What is ours, in lower case: domains that we send from, hosts whose logs we read.
-
-    `domains` decide trust here; `mtas` go with them to where findings become events (`echo`).
-    """
-
-    domains: frozenset[str] = frozenset()
-    mtas: frozenset[str] = frozenset()
-
-
-def classify_message(raw: bytes, own: Own | None = None, *, trace: Trace | None = None) -> list[Finding]:
+def classify_message(
+    raw: bytes, own: Own | None = None, received_ms: int | None = None, *, trace: Trace | None = None
+) -> list[Finding]:
     """What one message reports: a finding for each (message, recipient), at least one.
 
     Takes an RFC 5322 message with any line ends. A message that is no feedback gives one finding of kind
-    not_feedback. Raises Unreadable for what cannot be a message at all (empty, or binary without a header),
-    and nothing else. `trace` is filled where it is given.
+    not_feedback. What is `own` decides trust and gives back recipients that a report hides; `received_ms` (epoch
+    milliseconds UTC) is when the message came, by which tokens expire. Raises Unreadable for what cannot be a message
+    at all (empty, or binary without a header), and nothing else. `trace` is filled where it is given.
     """
     try:
         mail = read_mail(raw)
     except NotAMessage as error:
         raise Unreadable(str(error), "empty" if "empty" in str(error) else "unreadable") from None
-    letter = Letter(mail, trace)
-    findings = _read(letter, 0)
+    findings, letter = _read(Letter(mail, trace), 0)
+    if own is not None and findings[0].kind is not Kind.NOT_FEEDBACK:
+        judged = settle_trust(letter, findings, own, received_ms)
+        if trace is not None:
+            trace.judged = judged
     for finding in findings:
         for name in _TEXTS:
             if not getattr(finding, name).isascii():
                 setattr(finding, name, printable(getattr(finding, name)))
-    if own is not None and findings[0].kind is not Kind.NOT_FEEDBACK and _names_us(letter, findings, own):
-        for finding in findings:
-            finding.trust = Trust.PLAUSIBLE
     return findings
 
 
-def _read(letter: Letter, depth: int) -> list[Finding]:
+def _read(letter: Letter, depth: int) -> tuple[list[Finding], Letter]:
+    """The findings, and the letter that they are from: the message, or a report that it forwards."""
     for reader in (_delivery_status, _feedback, _receipt, _complaint, _notified, _in_words):
         findings = reader(letter)
         if findings:
-            return findings
+            return findings, letter
     if depth < MAX_NESTED:
         for part in letter.mail.parts:
             if part.type in ("message/rfc822", "message/global") and _may_hold_report(part.raw):
                 nested = _read_nested(letter, part, depth)
-                if nested:
+                if nested[0]:
                     if letter.trace is not None:
                         letter.trace.read_as += ", inside a forwarded message"
                     return nested
     for reader in (_answer, _guessed):
         findings = reader(letter)
         if findings:
-            return findings
-    nothing = Finding(Kind.NOT_FEEDBACK)
+            return findings, letter
+    nothing = Finding(Kind.NOT_FEEDBACK, feedback_type=aggregate.report_type(letter))
     _date(nothing, letter, "")
-    return [nothing]
+    return [nothing], letter
 
 
 def _may_hold_report(text: str) -> bool:
@@ -119,14 +113,14 @@ def _may_hold_report(text: str) -> bool:
     return "message/delivery-status" in head or "message/feedback-report" in head or "message/global-delivery" in head
 
 
-def _read_nested(outer: Letter, part: Part, depth: int) -> list[Finding]:
+def _read_nested(outer: Letter, part: Part, depth: int) -> tuple[list[Finding], Letter]:
     letter = Letter(scan(enclosed_text(part)), outer.trace)
     for reader in (_delivery_status, _feedback):
         findings = reader(letter)
         if findings:
-            return findings
-    findings = _read(letter, depth + 1)
-    return findings if findings[0].kind is not Kind.NOT_FEEDBACK else []
+            return findings, letter
+    findings, letter = _read(letter, depth + 1)
+    return (findings, letter) if findings[0].kind is not Kind.NOT_FEEDBACK else ([], letter)
 
 
 # --- reports for machines -------------------------------------------------------------------------------------
@@ -200,45 +194,11 @@ def dsn_addresses(values: Iterable[str]) -> list[str]:
 
 
 def _feedback(letter: Letter) -> list[Finding]:
-    part = next((p for p in letter.mail.parts if p.type == arf.FEEDBACK_TYPE), None)
-    if part is None:
+    letter.told = arf.read(letter)
+    if letter.told is None:
         return []
-    _note(letter, "a feedback report (ARF, RFC 5965) in its part ", part.type)
-    fields = Headers(part.text().strip("\n"))
-    feedback_type = fields.first("feedback-type").lower().split(";")[0].strip() or "other"
-    return complaint_findings(letter, fields, feedback_type)
-
-
-def complaint_findings(letter: Letter, fields: Headers, feedback_type: str) -> list[Finding]:
-    """Findings of a complaint; `fields` in the names of ARF."""
-    kind = arf.kind_of(feedback_type)
-    incidents = fields.first("incidents")
-    findings = []
-    for address, recovery in arf.recipients(fields, letter.returned) or [("", "")]:
-        finding = Finding(
-            kind,
-            recipient=address,
-            recovery=recovery,
-            confidence=0.95,
-            rule_id=f"arf.{feedback_type}" if len(feedback_type) < 40 else "arf.other",
-            feedback_type=feedback_type[:60],
-            message_id=letter.message_id or fields.first("original-message-id").strip("<> "),
-            envelope_id=dsn.xtext(fields.first("original-envelope-id")),
-            source="arf",
-            source_host=_bare_host(fields.first("reporting-mta")),
-            sending_ip=fields.first("source-ip").strip("[]").split(" ")[0],
-            mail_from=dsn.recipient_of(fields.first("original-mail-from")),
-            cause_detail=fields.first("auth-failure").lower()[:60] if kind is Kind.AUTH_REPORT else "",
-            incidents=max(int(incidents[:6]), 1) if incidents.isdecimal() else 1,
-            last_attempt_raw=fields.first("arrival-date") or fields.first("received-date"),
-        )
-        _date(finding, letter, "")
-        findings.append(finding)
-    return findings
-
-
-def _bare_host(value: str) -> str:
-    return value.rpartition(";")[2].strip().split(" ")[0]
+    _note(letter, "a feedback report (ARF, RFC 5965) in its part ", arf.FEEDBACK_TYPE)
+    return arf.findings_of(letter, letter.told)
 
 
 def _receipt(letter: Letter) -> list[Finding]:
@@ -260,12 +220,11 @@ def _receipt(letter: Letter) -> list[Finding]:
 
 
 def _complaint(letter: Letter) -> list[Finding]:
-    found = complaint.read(letter)
-    if found is None:
+    letter.told = complaint.read(letter)
+    if letter.told is None:
         return []
-    _note(letter, "a complaint in another form than ARF, with Feedback-Type ", found[1])
-    fields, feedback_type = found
-    return complaint_findings(letter, fields, feedback_type)
+    _note(letter, "a complaint in another form than ARF, with Feedback-Type ", letter.told.feedback_type)
+    return arf.findings_of(letter, letter.told)
 
 
 def _notified(letter: Letter) -> list[Finding]:
@@ -299,7 +258,9 @@ def _answer(letter: Letter) -> list[Finding]:
     kind = replies.reply_kind(letter)
     if kind is None:
         return []
-    if kind is not Kind.CHALLENGE and guess.looks_like_report(letter):
+    if kind is Kind.QUARANTINE_NOTICE and replies.filtered(letter):
+        return _answered(letter, kind)
+    if kind is not Kind.CHALLENGE and not replies.only_absent(letter) and guess.looks_like_report(letter):
         return []
     return _answered(letter, kind)
 
@@ -417,6 +378,9 @@ def _kind(row: Row, verdict: Verdict, letter: Letter) -> tuple[Kind, str]:
     if verdict.cause is None:
         return Kind.DELIVERY, "the reply reports a success"
     marks = letter.marks
+    refused = verdict.smtp_code >= 400 or verdict.status[:1] in ("4", "5")
+    if "delivered" in marks and "gave_up" not in marks and not refused:
+        return Kind.DELIVERY, "its words report a success"
     if "still_trying" in marks or ("delayed" in marks and "gave_up" not in marks):
         return Kind.DELAY, "its words say that the reporter still tries"
     return Kind.BOUNCE, "it names no action, and nothing in it says that the reporter still tries"
@@ -450,16 +414,3 @@ def _date(finding: Finding, letter: Letter, value: str) -> None:
     value = value or letter.headers.first("date")
     finding.occurred_at_ms = milliseconds(value)
     finding.occurred_at_raw = value[:200]
-
-
-def _names_us(letter: Letter, findings: list[Finding], own: Own) -> bool:
-    """Whether the returned message says that it is ours: its From, Message-ID or Return-Path has a domain of ours."""
-    named = [letter.returned.first(name) for name in ("from", "message-id", "return-path")]
-    named += [findings[0].message_id, findings[0].mail_from]
-    for value in named:
-        domain = value.rpartition("@")[2].strip("<> \t").rstrip(".").lower()
-        while domain:
-            if domain in own.domains:
-                return True
-            domain = domain.partition(".")[2]
-    return False

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from mailecho.pipeline.classify.reply import Verdict
 from mailecho.pipeline.classify.row import Row
+from mailecho.pipeline.trust.judge import Judged
 
 
 @dataclass(slots=True)
@@ -35,7 +36,11 @@ class Step:
 
 @dataclass(slots=True)
 class Trace:
-    """What a message was read as. `steps` go with the findings one by one; a complaint or an answer has none."""
+    """What a message was read as. `steps` go with the findings one by one; a complaint or an answer has none.
+
+    `judged` is what was held against the trust of the report, None where nothing was known to be ours.
+    """
 
     read_as: str = ""
+    judged: Judged | None = None
     steps: list[Step] = field(default_factory=list)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mailecho.pipeline.commands.base import FEED, Failed, Json, console, print_json
+from mailecho.pipeline.commands.base import FEED, DataDir, Failed, Json, console, print_json, settings_of
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -41,10 +41,11 @@ def explain(
     status: Annotated[str, typer.Option("--status", help="For a reply: the Status field or dsn= beside it.")] = "",
     source: Annotated[str, typer.Option("--source", help="Read it as log lines of postfix, mailecho, …")] = "",
     as_json: Json = False,
+    data_dir: DataDir = None,
 ) -> None:
     """Say how a reply or a message is classified, and why: rule, matched words, codes, what was overruled.
 
-    Needs no running system. Trust is judged with own_domains of the settings.
+    Needs no running system. Trust is judged by own_domains and the keys of [bold]mailecho token[/bold] in the settings.
 
     Example: [bold]mailecho explain "550 5.7.27 SPF did not pass" --host gmail-smtp-in.l.google.com[/bold]
     """
@@ -64,7 +65,7 @@ def explain(
             return
     unread = 0
     found = []
-    for name, explained in _entries(what, source) if source else _messages(what):
+    for name, explained in _entries(what, source) if source else _messages(what, data_dir):
         if isinstance(explained, str):
             unread += 1
             found.append({"file": name, "kind": "error", "detail": explained})
@@ -95,18 +96,24 @@ def _stage(stage: str) -> str:
 _Explained = list[tuple[str, "tuple[FindingExplained, ...] | str"]]
 
 
-def _messages(path: str) -> _Explained:
-    from mailecho.pipeline import config
-    from mailecho.pipeline.classify import Own, Unreadable
+def _messages(path: str, data_dir: Path | None) -> _Explained:
+    from mailecho.pipeline.classify import Unreadable
     from mailecho.pipeline.classify.explain import explain_message
     from mailecho.pipeline.classify.files import iter_messages
+    from mailecho.pipeline.identity import IdentityKeyError, load_identity
+    from mailecho.pipeline.raw import own_of
 
-    settings = config.load(None)
-    own = Own(frozenset(domain.lower() for domain in settings.own_domains))
+    settings = settings_of(data_dir)
+    try:
+        identity = load_identity(settings)
+    except IdentityKeyError:  # of a system that has not started: tokens are held against no recipient
+        identity = None
+    own = own_of(settings, identity)
+    now = int(time.time() * 1000)
     found: _Explained = []
     for name, raw in iter_messages([path]):
         try:
-            found.append((name, explain_message(raw, own)))
+            found.append((name, explain_message(raw, own, now)))
         except Unreadable as error:
             found.append((name, str(error)))
     return found
@@ -141,7 +148,8 @@ def _show_finding(name: str, f: FindingExplained) -> None:
     console().print(head, soft_wrap=True)
     console().print(Text(f"  {f.summary}"), soft_wrap=True)
     _line("kind", f.kind_why)
-    _line("recipient", f"{f.recipient or 'none'}, from {f.recipient_from}" if f.recipient else f.recipient_from)
+    who = f"key {f.recipient_key}" if f.recipient_key else f.recipient
+    _line("recipient", f"{who}, from {f.recipient_from}" if who else f.recipient_from)
     codes = [("action", f.action), ("status", f.status), ("reply code", str(f.smtp_code or ""))]
     codes += [("feedback type", f.feedback_type), ("reporter", f.reporting_mta), ("remote host", f.remote_mta)]
     codes += [("message id", f.message_id), ("envelope id", f.envelope_id)]
