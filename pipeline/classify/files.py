@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import mailbox
 import multiprocessing
+import os
+import shutil
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -20,6 +23,9 @@ from mailecho.pipeline.finding import Finding, Unreadable
 
 #: Larger files are read up to this; what is read of a message is less (message/scan.py).
 MAX_FILE = 64 * 1024 * 1024
+
+#: From so many bytes on, reading in several processes wins more than starting them costs.
+MANY_BYTES = 16 * 1024 * 1024
 
 #: Messages that one process is given at a time: enough to hide the hand-over, few enough to stream.
 BATCH = 64
@@ -37,28 +43,44 @@ def iter_messages(paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of each message under some paths, sorted.
 
     A path is a file with one message, an mbox (it begins with "From "), a maildir, a directory (searched to its
-    end), or "-" for standard input. A message of an mbox is named FILE:NUMBER. Raises OSError for a path
-    that cannot be read.
+    end), or "-" for standard input, a message or an mbox. A message of an mbox is named FILE:NUMBER. Raises OSError
+    for a path that cannot be read.
     """
     for path in paths:
         if path == STDIN:
-            yield STDIN, sys.stdin.buffer.read(MAX_FILE)
+            with tempfile.NamedTemporaryFile(prefix="mailecho-") as copy:  # an mbox is read by seeking in it
+                shutil.copyfileobj(sys.stdin.buffer, copy)
+                copy.flush()
+                yield from _read(Path(copy.name), STDIN)
         else:
-            yield from _walk(Path(path))
+            for file in _files(Path(path)):
+                yield from _read(file, str(file))
 
 
-def _walk(path: Path) -> Iterator[tuple[str, bytes]]:
-    if path.is_dir():
-        for inner in sorted(path.iterdir()):
-            if not inner.name.startswith("."):
-                yield from _walk(inner)
+def bytes_of(paths: Iterable[str]) -> int | None:
+    """The size of what iter_messages would read, None where standard input is among it. Raises OSError."""
+    paths = list(paths)
+    if STDIN in paths:
+        return None
+    return sum(file.stat().st_size for path in paths for file in _files(Path(path)))
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
         return
+    for inner in sorted(path.iterdir()):
+        if not inner.name.startswith("."):
+            yield from _files(inner)
+
+
+def _read(path: Path, name: str) -> Iterator[tuple[str, bytes]]:
     with path.open("rb") as file:
         if file.read(5) == b"From " and path.suffix.lower() not in ONE_MESSAGE and _is_mbox(path):
-            yield from _mbox(path)
+            yield from _mbox(path, name)
             return
         file.seek(0)
-        yield str(path), file.read(MAX_FILE)
+        yield name, file.read(MAX_FILE)
 
 
 def _is_mbox(path: Path) -> bool:
@@ -74,11 +96,11 @@ def _is_mbox(path: Path) -> bool:
     return False
 
 
-def _mbox(path: Path) -> Iterator[tuple[str, bytes]]:
+def _mbox(path: Path, name: str) -> Iterator[tuple[str, bytes]]:
     box = mailbox.mbox(path, create=False)
     try:
         for key in box.iterkeys():
-            yield f"{path}:{int(key) + 1}", box.get_bytes(key)
+            yield f"{name}:{int(key) + 1}", box.get_bytes(key)
     finally:
         box.close()
 
@@ -117,15 +139,20 @@ def classify_one(item: tuple[str, bytes]) -> list[dict[str, Any]]:
         return [{"file": name, "kind": "error", "reason": error.reason, "detail": str(error)}]
 
 
-def classify_paths(paths: Iterable[str], processes: int = 1) -> Iterator[list[dict[str, Any]]]:
-    """The output lines of each message under some paths, in their order, with so many processes."""
+def processes_for(size: int | None) -> int:
+    """How many processes an input of so many bytes is worth: one (also of unknown size), or one a core we may use."""
+    return 1 if size is None or size < MANY_BYTES else len(os.sched_getaffinity(0))
+
+
+def classify_paths(paths: Iterable[str], processes: int = 1) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """For each message under some paths its output lines and its size in bytes, in order, by so many processes."""
     items = iter_messages(paths)
     if processes <= 1:
-        yield from map(classify_one, items)
+        yield from ((classify_one(item), len(item[1])) for item in items)
         return
     context = multiprocessing.get_context("spawn")  # forking a process that has threads may deadlock
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        waiting: deque[Future[list[list[dict[str, Any]]]]] = deque()
+        waiting: deque[Future[list[tuple[list[dict[str, Any]], int]]]] = deque()
         while batch := list(itertools.islice(items, BATCH)):
             waiting.append(pool.submit(_classify_batch, batch))
             if len(waiting) > 2 * processes:
@@ -134,21 +161,22 @@ def classify_paths(paths: Iterable[str], processes: int = 1) -> Iterator[list[di
             yield from waiting.popleft().result()
 
 
-def _classify_batch(items: list[tuple[str, bytes]]) -> list[list[dict[str, Any]]]:
-    return [classify_one(item) for item in items]
+def _classify_batch(items: list[tuple[str, bytes]]) -> list[tuple[list[dict[str, Any]], int]]:
+    return [(classify_one(item), len(item[1])) for item in items]
 
 
-def run_classify(paths: list[str], jsonl: bool, processes: int = 1) -> int:
+def run_classify(paths: list[str], jsonl: bool, processes: int | None = None) -> int:
     """Classify to standard output, streaming; 1 where a message could not be read, else 0.
 
-    `jsonl` writes one JSON object a line, otherwise one readable line a finding. Standard error says where
-    there was no message, or what looks like a log. A terminal on standard error
-    sees how many messages are done. Raises OSError for a path that cannot be read.
+    `jsonl` writes one JSON object a line, otherwise one readable line a finding. Without `processes` a large input
+    is read by as many as there are cores. Standard error says where there was no message, or what looks like a log. A
+    terminal on standard error sees how much is done. Raises OSError for a path that cannot be read.
     """
     failed = messages = 0
     logs: list[str] = []
-    with _progress() as advance:
-        for lines in classify_paths(paths, processes):
+    size = bytes_of(paths)
+    with _progress(size) as advance:
+        for lines, read in classify_paths(paths, processes or processes_for(size)):
             messages += 1
             if lines and lines[0]["file"].lower().endswith(_LOGS):
                 logs.append(lines[0]["file"])
@@ -156,7 +184,7 @@ def run_classify(paths: list[str], jsonl: bool, processes: int = 1) -> int:
                 failed += line["kind"] == "error"
                 text = orjson.dumps(line).decode() if jsonl else _readable(line)
                 sys.stdout.write(text + "\n")
-            advance()
+            advance(read)
     sys.stdout.flush()
     if not messages:
         sys.stderr.write("no message found\n")
@@ -174,14 +202,17 @@ def _readable(line: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[], None]]:
+def _progress(size: int | None) -> Iterator[Callable[[int], None]]:
+    """Takes the bytes of each message that is done; the bar needs the size of all of them."""
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda _: None
         return
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} messages"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("classify", total=None)
-        yield lambda: progress.advance(task)
+    count = TextColumn("{task.fields[messages]:,} messages")
+    known = (BarColumn(), count, TimeRemainingColumn()) if size else (SpinnerColumn(), count, TimeElapsedColumn())
+    with Progress(*known, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("classify", total=size or None, messages=0)
+        done = itertools.count(1)
+        yield lambda read: progress.update(task, advance=read, messages=next(done))

@@ -57,9 +57,14 @@ def register(app: typer.Typer) -> None:
 def classify(
     paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="Files, directories, mbox, maildir; - is stdin.")],
     jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON line per message and recipient.")] = False,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Read with so many processes.")] = 1,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", min=1, show_default=False, help="So many; else one a core for more than 16 MB."),
+    ] = None,
 ) -> None:
     """Classify messages; no broker is needed. Exit code 1 where a file could not be read.
+
+    Lines come in the order of the input. [bold]mailecho explain[/bold] says why a message is what it is, and its trust.
 
     Example: [bold]mailecho classify bounces/ --jsonl | jq -r .cause | sort | uniq -c[/bold]
     """

@@ -5,11 +5,19 @@ from __future__ import annotations
 import io
 import json
 import mailbox
+import os
 from pathlib import Path
 
 import pytest
 
-from mailecho.pipeline.classify.files import classify_paths, iter_messages, run_classify
+from mailecho.pipeline.classify.files import (
+    MANY_BYTES,
+    bytes_of,
+    classify_paths,
+    iter_messages,
+    processes_for,
+    run_classify,
+)
 
 SAMPLES = Path(__file__).parent.parent / "samples" / "reports"
 FIELDS = (
@@ -51,6 +59,20 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(iter_messages(["-"])) == [("-", b"Subject: x\n\nhi")]
 
 
+def test_an_mbox_on_standard_input(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = (tree / "b.mbox").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(box)))
+    assert [name for name, _ in iter_messages(["-"])] == ["-:1", "-:2"]
+
+
+def test_the_size_of_an_input_decides_how_many_processes_read_it(tree: Path) -> None:
+    size = bytes_of([str(tree)])
+    assert size == sum(file.stat().st_size for file in tree.rglob("*") if file.is_file())
+    assert bytes_of([str(tree), "-"]) is None
+    cores = len(os.sched_getaffinity(0))
+    assert [processes_for(n) for n in (size, MANY_BYTES, None)] == [1, cores, 1]
+
+
 def test_lines_have_the_documented_fields(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_classify([str(tree)], jsonl=True) == 1  # the empty file
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -87,7 +109,9 @@ def test_a_log_and_an_empty_directory_are_told_of(tmp_path: Path, capsys: pytest
 
 
 def test_processes_give_the_same_in_the_same_order(tree: Path) -> None:
-    assert list(classify_paths([str(tree)], processes=2)) == list(classify_paths([str(tree)]))
+    alone = list(classify_paths([str(tree)]))
+    assert list(classify_paths([str(tree)], processes=2)) == alone
+    assert sum(size for _, size in alone[:1]) == (tree / "a.eml").stat().st_size
 
 
 def test_a_missing_path_is_an_error() -> None:
