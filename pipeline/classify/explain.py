@@ -24,10 +24,10 @@ from mailecho.pipeline.classify.report import classify_message
 from mailecho.pipeline.classify.ruleset import Rule, ruleset
 from mailecho.pipeline.classify.spans import phrase_span
 from mailecho.pipeline.classify.trace import Asked, Step, Trace
-from mailecho.pipeline.finding import CAMPAIGN_ONLY, NOBODY, Finding
-from mailecho.pipeline.trust.judge import Judged
+from mailecho.pipeline.classify.wording import advice, meaning_of, recipient_from, summary, trust_why, whom
+from mailecho.pipeline.finding import Finding
 from mailecho.pipeline.trust.own import Own
-from mailecho.schemas.taxonomy import FAULT_OF, MEANING_OF, Cause, Fault, Kind, Trust
+from mailecho.schemas.taxonomy import ADVICE_OF, FAULT_OF, Kind, Trust
 
 #: Codes of less weight than this are overloaded: receivers give them for anything (rules/status.toml).
 _OVERLOADED = 25
@@ -60,6 +60,7 @@ class ReplyExplained:
     """A reply's verdict with all its evidence, the deciding one first. `notes` say what gave way to what, and why."""
 
     summary: str
+    advice: str
     text: str
     read: str
     cause: str
@@ -85,6 +86,8 @@ class FindingExplained:
     """
 
     summary: str
+    advice: str
+    whom: str
     kind: str
     kind_why: str
     recipient: str
@@ -175,13 +178,16 @@ def _finding(f: Finding, step: Step | None, trace: Trace, own: Own | None) -> Fi
         why += f"; {step.kind_why}"
     if f.kind is Kind.BACKSCATTER:
         why += "; but it claims to be about mail of ours, and it is provably not"
+    by_what = replies[0].summary.partition(". ")[2] if replies and replies[0].rule_id == f.rule_id else ""
     return FindingExplained(
-        summary=_summary(f, replies),
+        summary=summary(f, by_what),
+        advice=advice(f),
+        whom=whom(f),
         kind=f.kind.value,
         kind_why=why,
         recipient=f.recipient,
         recipient_key=f.recipient_key,
-        recipient_from=_recipient_from(f, step),
+        recipient_from=recipient_from(f, step),
         action=f.action,
         status=f.status,
         smtp_code=f.smtp_code,
@@ -192,7 +198,7 @@ def _finding(f: Finding, step: Step | None, trace: Trace, own: Own | None) -> Fi
         confidence=f.confidence,
         rule_id=f.rule_id,
         trust=f.trust.value,
-        trust_why=_trust_why(f, own, trace.judged),
+        trust_why=trust_why(f, own, trace.judged),
         feedback_type=f.feedback_type,
         message_id=f.message_id,
         envelope_id=f.envelope_id,
@@ -203,42 +209,10 @@ def _finding(f: Finding, step: Step | None, trace: Trace, own: Own | None) -> Fi
     )
 
 
-_WORDS = {
-    Kind.COMPLAINT: "a complaint: the recipient called the message unwanted",
-    Kind.NOT_SPAM: "the recipient said that the message is no spam",
-    Kind.UNSUBSCRIBE: "the recipient wants no more of it",
-    Kind.AUTH_REPORT: "a report on authentication: nobody complained, nothing bounced",
-    Kind.AUTO_REPLY: "an automatic answer, such as an absence note: the mail arrived",
-    Kind.CHALLENGE: "a filter asks the sender to prove who writes: nothing has failed",
-    Kind.READ_RECEIPT: "a read receipt: the mail arrived",
-    Kind.QUARANTINE_NOTICE: "the message is held in quarantine",
-    Kind.BACKSCATTER: "a bounce of mail that is not ours: somebody used our name",
-    Kind.DELIVERY: "the message was delivered or passed on",
-    Kind.NOT_FEEDBACK: "no feedback about mail that was sent",
-}
-
-
-def _summary(f: Finding, replies: list[ReplyExplained]) -> str:
-    """The finding in one or two sentences."""
-    who = f" for {f.recipient}" if f.recipient else ""
-    if f.cause is None or f.kind is Kind.BACKSCATTER:
-        words = _WORDS.get(f.kind, f.kind.value)
-        return f"{words[0].upper()}{words[1:]}" + (f" (recipient {f.recipient})." if f.recipient else ".")
-    kind = f"a {f.permanence.value} {f.kind.value}" if f.kind is Kind.BOUNCE else f"a {f.kind.value}"
-    told = f" {replies[0].summary.partition('. ')[2]}" if replies and replies[0].rule_id == f.rule_id else ""
-    return f"{kind[0].upper()}{kind[1:]}{who}: {_meaning_of(f.cause, f.cause_detail)}.{told}".rstrip()
-
-
-def _meaning_of(cause: Cause, detail: str) -> str:
-    fault = FAULT_OF[cause]
-    whose = "" if fault is Fault.NONE else f", the {fault.value}'s side must act"
-    return MEANING_OF[cause] + (f" ({detail})" if detail else "") + whose
-
-
 def _reply_summary(verdict: Verdict, witnesses: tuple[Witness, ...]) -> str:
     if verdict.cause is None:
         return "The reply reports a success."
-    words = _meaning_of(verdict.cause, verdict.detail)
+    words = meaning_of(verdict.cause, verdict.detail)
     by = {role: [w for w in witnesses if w.role == role] for role in ("decided", "agrees", "overruled")}
     told = f"{words[0].upper()}{words[1:]}."
     if not by["decided"]:
@@ -263,61 +237,6 @@ def _saying(w: Witness, *, first: bool = True) -> str:
     return f"{'The' if first else 'the'} {w.source} {w.matched}"
 
 
-#: How a recipient was found whom the report does not name in a field of its own (`Finding.recovery`).
-_FOUND = {
-    "original_rcpt_to": "Original-Rcpt-To of the report",
-    "removal_recipient": "Removal-Recipient of the report",
-    "original_recipient_header": "X-HmXmrOriginalRecipient of the returned message",
-    "returned_header": "the header of the returned message that says to whom it was delivered",
-    "received_for": "the for clause of a Received header of the returned message",
-    "sender": "who wrote the message",
-    "keyed_hash": "the returned To, whose hash the report gives",
-    "returned_to": "the returned To, which may be the address of a list",
-    "message_id_map": "our own record of the message that is returned",
-    "token_cfbl_feedback_id": "our signed token in CFBL-Feedback-ID",
-    "token_header": "our signed token in the returned X-Mailecho-Token",
-    "token_verp": "our signed token in the return path (VERP)",
-    "token_envelope_id": "our signed token in the envelope id",
-    "token_message_id": "our signed token in the Message-ID",
-    "token_list_unsubscribe": "our signed token in List-Unsubscribe",
-    "token_text": "our signed token in the words of the report",
-}
-
-
-def _recipient_from(f: Finding, step: Step | None) -> str:
-    if f.recovery in NOBODY:
-        known = "; its Feedback-ID still names the campaign" if f.recovery == CAMPAIGN_ONLY else ""
-        return f"the report hides it, and no token gives it back: counted, and nobody is suppressed{known}"
-    if f.recovery:
-        return _FOUND[f.recovery]
-    if not f.recipient:
-        return "the message names nobody"
-    if step is not None:
-        return step.row.found or "the report's words"
-    return "the recipient fields of its machine part"
-
-
-def _trust_why(f: Finding, own: Own | None, judged: Judged | None) -> str:
-    if f.trust is Trust.VERIFIED:
-        place = f", {_FOUND[f'token_{judged.place.value}'].partition(' in ')[2]}" if judged and judged.token else ""
-        return f"a valid token of ours names this recipient{place}"
-    if judged is not None and judged.forged:
-        return (
-            "it bears a token that no key of ours has signed"
-            if judged.wrong
-            else "it claims a return path or Message-ID of ours, and bears no token: all of ours do (tokens.required)"
-        )
-    if f.trust is Trust.PLAUSIBLE:
-        if judged is not None and judged.token is not None:
-            return "a valid token of ours is in it, and it names another recipient, or none"
-        if judged is not None and judged.expired:
-            return "a token of ours is in it whose last day has passed"
-        return "the returned message names a domain of ours; anyone who has had mail from us could write that"
-    if own is None or not (own.domains or own.keys):
-        return "no own_domains are set, so nothing can show that it is about mail of ours"
-    return "no token of ours is in it, and the returned message names none of our domains"
-
-
 # --- a reply --------------------------------------------------------------------------------------------------
 
 
@@ -335,6 +254,7 @@ def _reply(asked: Asked, smtp_code: int) -> ReplyExplained:
         why = "no code; what the cause says" if weighed.evidence else "no code and no cause"
     return ReplyExplained(
         summary=_reply_summary(verdict, witnesses),
+        advice=ADVICE_OF[verdict.cause] if verdict.cause else "",
         text=text,
         read=asked.where,
         cause=verdict.cause.value if verdict.cause else "",

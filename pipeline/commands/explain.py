@@ -142,14 +142,14 @@ def _show_finding(name: str, f: FindingExplained) -> None:
     head = Text()
     head.append(f"{name}: " if name else "")
     head.append(f.kind, "bold")
-    head.append(f" of {f.recipient}" if f.recipient else "")
+    head.append(f" of {f.whom}" if f.whom else "")
     head.append(f": {f.cause}" if f.cause else "", "bold")
     head.append(f" ({f.cause_detail})" if f.cause_detail else "")
     console().print(head, soft_wrap=True)
     console().print(Text(f"  {f.summary}"), soft_wrap=True)
+    _line("to do", f.advice)
     _line("kind", f.kind_why)
-    who = f"key {f.recipient_key}" if f.recipient_key else f.recipient
-    _line("recipient", f"{who}, from {f.recipient_from}" if who else f.recipient_from)
+    _line("recipient", f"{f.whom}, from {f.recipient_from}" if f.whom else f.recipient_from)
     codes = [("action", f.action), ("status", f.status), ("reply code", str(f.smtp_code or ""))]
     codes += [("feedback type", f.feedback_type), ("reporter", f.reporting_mta), ("remote host", f.remote_mta)]
     codes += [("message id", f.message_id), ("envelope id", f.envelope_id)]
@@ -173,6 +173,7 @@ def _show_reply(reply: ReplyExplained, indent: str) -> None:
         head = f"{reply.cause}{detail}, fault {reply.fault or 'unknown'}" if reply.cause else "a success: no cause"
         console().print(head, style="bold", markup=False, soft_wrap=True)
         console().print(f"  {reply.summary}", markup=False, soft_wrap=True)
+        _line("to do", reply.advice)
         codes = [str(reply.smtp_code or ""), reply.status]
         _line("codes", " ".join(code for code in codes if code))
         _line("permanence", f"{reply.permanence}: {reply.permanence_why}")

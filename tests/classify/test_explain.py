@@ -14,7 +14,7 @@ from mailecho.pipeline.classify import Own, classify_message
 from mailecho.pipeline.classify.explain import Witness, explain_entry, explain_message, explain_reply
 from mailecho.pipeline.classify.reply import classify_reply
 from mailecho.pipeline.sources import Rejected, read_delivery
-from mailecho.schemas.taxonomy import MEANING_OF, Cause
+from mailecho.schemas.taxonomy import ADVICE_OF, MEANING_OF, Cause
 
 SAMPLES = sorted((Path(__file__).parent.parent / "samples/reports").glob("*.eml"))
 GOOGLE = "gmail-smtp-in.l.google.com"
@@ -106,8 +106,7 @@ def test_phrases_of_one_rule_that_meet_are_shown_as_one() -> None:
 
 def test_the_summary_says_it_in_a_sentence() -> None:
     assert explain_reply("550 5.1.1 User unknown").summary == (
-        "The mailbox does not exist, the recipient's side must act. The phrase “User unknown” decides, "
-        "and the code in the reply 5.1.1 agrees."
+        "The mailbox does not exist. The phrase “User unknown” decides, and the code in the reply 5.1.1 agrees."
     )
     gone, busy = explain_message(TWO_FATES)
     assert gone.summary.startswith("A permanent bounce for gone@example.com: the mailbox does not exist")
@@ -115,7 +114,7 @@ def test_the_summary_says_it_in_a_sentence() -> None:
 
 
 def test_every_cause_has_words() -> None:
-    assert set(MEANING_OF) == set(Cause)
+    assert set(MEANING_OF) == set(ADVICE_OF) == set(Cause)
 
 
 def test_success_and_nothing_known() -> None:

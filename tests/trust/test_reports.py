@@ -354,9 +354,11 @@ def explained(raw: bytes, own: Own = OWN) -> FindingExplained:
 def test_an_explanation_says_what_proves_a_report_and_whom_a_hidden_one_is_about() -> None:
     why = explained(complaint(f"From: news@sender.example\nX-Mailecho-Token: {TOKEN}\nTo: redacted@isp.example\n"))
     assert (why.kind, why.recipient_key, why.trust) == ("complaint", key_of(USER), "verified")
+    assert why.whom == f"key {key_of(USER)}"
     assert why.recipient_from == "our signed token in the returned X-Mailecho-Token"
     assert why.trust_why == "a valid token of ours names this recipient, the returned X-Mailecho-Token"
     why = explained(complaint("From: news@sender.example\nTo: redacted@isp.example\n"))
+    assert (why.whom, why.advice.partition(":")[0]) == ("", "Nobody can be suppressed")
     assert why.recipient_from.startswith("the report hides it, and no token gives it back: counted, and nobody is")
 
 
