@@ -66,7 +66,8 @@ def read_fields(text: str) -> Report | None:
         envelope_id=xtext(message.get("original-envelope-id", "")),
         arrival=message.get("arrival-date", ""),
         mail_from=field_address(message.get("x-postfix-sender", "")),
-        extra=message,
+        # no field of RFC 3464; some gateways write it where they return nothing
+        message_id=message.get("x-original-message-id", message.get("original-message-id", "")).strip("<> "),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mailecho.pipeline.classify import aggregate, arf, complaint, dsn, guess, replies, sns
+from mailecho.pipeline.classify import aggregate, arf, complaint, dsn, guess, pec, replies, sns
 from mailecho.pipeline.classify.dates import milliseconds
 from mailecho.pipeline.classify.formats import FORMATS
 from mailecho.pipeline.classify.letter import Letter, enclosed_text
@@ -228,11 +228,12 @@ def _complaint(letter: Letter) -> list[Finding]:
 
 
 def _notified(letter: Letter) -> list[Finding]:
-    report = sns.read(letter)
-    if report is None:
-        return []
-    _note(letter, "an Amazon SES notification in JSON")
-    return _findings(letter, report)
+    for what, reader in (("an Amazon SES notification in JSON", sns.read), ("a receipt of certified mail", pec.read)):
+        report = reader(letter)
+        if report is not None:
+            _note(letter, what)
+            return _findings(letter, report)
+    return []
 
 
 def _word_rows(letter: Letter) -> list[Row]:
@@ -321,7 +322,7 @@ def _findings(letter: Letter, report: Report) -> list[Finding]:
             cause_detail=verdict.detail,
             confidence=verdict.confidence,
             rule_id=verdict.rule_id,
-            message_id=letter.message_id,
+            message_id=letter.message_id or report.message_id,
             envelope_id=report.envelope_id,
             diagnostic=" ".join((row.diagnostic or row.aside).split())[:4000],
             stage=verdict.stage,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 #: No report names more recipients than an envelope may hold; more are noise, and each costs a verdict.
 MAX_ROWS = 1000
@@ -29,11 +29,14 @@ class Row:
 
 @dataclass(slots=True)
 class Report:
-    """One report of deliveries: who wrote it, about which message, and its rows."""
+    """One report of deliveries: who wrote it, about which message, and its rows.
+
+    `message_id` is for where the report says it and does not return the message.
+    """
 
     rows: list[Row]
     reporter: str = ""
     envelope_id: str = ""
     arrival: str = ""
     mail_from: str = ""
-    extra: dict[str, str] = field(default_factory=dict)
+    message_id: str = ""
