@@ -75,10 +75,22 @@ def _formats(marks: frozenset[str]) -> frozenset[str]:
     return marks - _NO_FORMAT
 
 
-def by_daemon(letter: Letter) -> bool:
-    """Whether a mail system wrote it, as its sender or its empty return path says."""
+#: What worms attach to what they call a failed delivery.
+_PROGRAM = re.compile(r"(?i)name\*?=[^;]{0,200}\.(?:zip|rar|7z|iso|exe|scr|pif|com|bat|cmd|vbs|js|hta|lnk|cpl)\b")
+
+
+def may_name_nobody(letter: Letter) -> bool:
+    """Whether a report that names nobody is one all the same: a mail system wrote it, and there is a sign of that.
+
+    Worms and phishing take the names of mail systems; they return nothing, and bring a program or a link.
+    """
     path = letter.headers.first("return-path").replace(" ", "")
-    return "sender.daemon" in letter.head or not letter.sender.strip("<> ") or path in ("<>", "<@>")
+    if path in ("<>", "<@>") or letter.enclosed is not None or not letter.sender.strip("<> "):
+        return True
+    if any(_PROGRAM.search(part.headers.first("content-type")) for part in letter.mail.parts):
+        return False
+    automatic = letter.headers.first("auto-submitted").lower().startswith("auto")
+    return "sender.daemon" in letter.head and (automatic or bool(letter.tail) or "daemon" in letter.sender)
 
 
 def guess_rows(letter: Letter) -> list[Row]:

@@ -278,8 +278,8 @@ def _guessed(letter: Letter) -> list[Finding]:
     if not guess.looks_like_report(letter):
         return []
     rows = guess.guess_rows(letter)
-    if not rows and not guess.by_daemon(letter):
-        return []  # nobody is named, and no mail system speaks
+    if not rows and not guess.may_name_nobody(letter):
+        return []
     if letter.trace is not None:
         signs = ", ".join(sorted(letter.head | letter.marks)) or "X-Failed-Recipients"
         _note(letter, "a report in words of no known format, by its signs: ", signs)

@@ -206,6 +206,11 @@ DAEMON = "Mail Delivery Subsystem <MAILER-DAEMON@mx.example>"
             "Your message has been delivered to the following recipients:\n\nuser@example.com\n",
             "postmaster@example.com",
         ),
+        (
+            "Delivered: Spring",
+            "Your message has been delivered to the following recipients:\n\nuser@example.com\n",
+            "Microsoft Outlook <MicrosoftExchange@example.com>",
+        ),
     ],
 )
 def test_a_success_in_words_is_a_delivery(subject: str, body: str, sender: str) -> None:
@@ -255,6 +260,11 @@ NOTICES = {
         "WARNING: YOU SENT A VIRUS",
         "Our content checker found a virus in your mail to user@example.com. It has been quarantined.",
         "Content filter <postmaster@filter.example>",
+    ),
+    "virus_of_yours": (
+        "VIRUS (Worm.Sample-7) in mail from you",
+        "Our content checker found it in your mail to:\n-> user@example.com\nDelivery of the email was stopped!",
+        "antivirus@filter.example",
     ),
     "attachment": (
         "Attachment removed: Spring",
@@ -351,3 +361,39 @@ LETTERS = [
 @pytest.mark.parametrize("raw", LETTERS)
 def test_a_letter_is_no_bounce_and_no_complaint(raw: bytes) -> None:
     assert classify_message(raw)[0].kind in (Kind.NOT_FEEDBACK, Kind.AUTO_REPLY)
+
+
+def with_file(subject: str, body: str, sender: str, file: str) -> bytes:
+    return (
+        f"From: {sender}\nTo: news@sender.example\nSubject: {subject}\nMIME-Version: 1.0\n"
+        f"Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: text/plain\n\n{body}\n"
+        f'--b\nContent-Type: application/octet-stream; name="{file}"\n\nUEsDBAoA\n--b--\n'
+    ).encode()
+
+
+#: What takes the name of a mail system: worms with their program, phishing with its link. Neither returns a message.
+PRETENDERS = [
+    with_file("Mail Transaction Failed", "The transaction failed. A part of the message is there.", DAEMON, "mail.zip"),
+    with_file("Returned mail: see file", "Your account was used for spam.", "postmaster@sender.example", "a.txt.scr"),
+    mail(
+        "5 undelivered mails for news@sender.example",
+        "Your mailbox is full, messages could not be delivered. Release: http://evil.example/x",
+        sender="Mail Administrator <admin@evil.example>",
+    ),
+    mail(
+        "Undeliverable: Invoice",
+        "Delivery has failed to these recipients or groups: your storage is full. Recover at http://evil.example/x",
+        sender="Microsoft Outlook <postmaster@evil.example>",
+    ),
+]
+
+
+@pytest.mark.parametrize("raw", PRETENDERS)
+def test_who_takes_the_name_of_a_mail_system_is_no_report(raw: bytes) -> None:
+    assert [f.kind for f in classify_message(raw)] == [Kind.NOT_FEEDBACK]
+
+
+def test_a_report_that_names_nobody_counts_where_a_mail_system_shows_itself() -> None:
+    for head in ("Return-Path: <>\n", "Auto-Submitted: auto-replied\n"):
+        raw = mail("Undeliverable mail", "Your mail could not be delivered.", sender="postmaster@x.example", head=head)
+        assert [f.kind for f in classify_message(raw)] == [Kind.BOUNCE]
