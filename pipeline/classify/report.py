@@ -20,11 +20,15 @@ from mailecho.pipeline.finding import Finding, Unreadable
 from mailecho.pipeline.message.addresses import find_addresses, unwrapped
 from mailecho.pipeline.message.headers import Headers, printable
 from mailecho.pipeline.message.scan import Mail, NotAMessage, Part, read_mail, scan
+from mailecho.pipeline.stages import stage_for
 from mailecho.pipeline.trust.own import Own
 from mailecho.schemas.taxonomy import Cause, Kind, Permanence
 
 #: Reports nested in forwarded messages: how deep they are looked for (RFC 6522 allows them inside).
 MAX_NESTED = 3
+
+#: Recipients whose stage is looked for in the words of their report: each costs a search.
+_MAX_STAGES = 100
 
 #: Below this a diagnostic has told too little, and the report's other words are asked too.
 _ENOUGH = 0.7
@@ -141,6 +145,8 @@ def _delivery_status(letter: Letter) -> list[Finding]:
     if replies.from_challenger(letter):
         return _answered(letter, Kind.CHALLENGE)
     _restore(report, letter)
+    if report.mail_from:  # Postfix, which says in its words what each reply answered, and not in its fields
+        _stages(report, letter)
     _note(letter, "a delivery status (RFC 3464), in its ", where)
     return _findings(letter, report)
 
@@ -181,6 +187,13 @@ def _restore(report: Report, letter: Letter) -> None:
         other_row = next((t for t in told if t.recipient.lower() == row.recipient.lower()), None)
         if other_row is not None:
             row.diagnostic = other_row.diagnostic
+
+
+def _stages(report: Report, letter: Letter) -> None:
+    words = letter.mail.parts[0].text()[:100_000]
+    if "in reply to" in words:
+        for row in report.rows[:_MAX_STAGES]:
+            row.stage = row.stage or stage_for(row.recipient, words)
 
 
 def dsn_addresses(values: Iterable[str]) -> list[str]:

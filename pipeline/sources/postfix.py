@@ -27,6 +27,7 @@ from mailecho.pipeline.finding import Finding, Unreadable
 from mailecho.pipeline.sources.clock import instant_ms, syslog_ms
 from mailecho.pipeline.sources.entry import Context, Rejected, is_address, is_ip, lines, rejected
 from mailecho.pipeline.sources.verdict import judge
+from mailecho.pipeline.stages import IN_REPLY, stage_of
 from mailecho.schemas.deadletter import Reason
 from mailecho.schemas.taxonomy import Cause, Kind, Permanence, Trust
 
@@ -52,7 +53,7 @@ _LOOSE_TO = re.compile(r"to=<(.*?)>, (?:orig_to=<(.*?)>, )?(?=relay=)")
 _EXPIRED = re.compile(r"from=<(.*?)>, status=(?:force-)?expired\b")
 
 _SAID = re.compile(r"host (\S{1,255}?)\[([^\]]{1,100})\](?::\d+)? (said|refused to talk to me): (.*)", re.DOTALL)
-_IN_REPLY = re.compile(r" \(in reply to ([A-Za-z ]{1,40}?)(?: command)?\)$")
+_IN_REPLY = re.compile(rf" {IN_REPLY.pattern}$")
 _CONNECT = re.compile(r"connect to ([^\s\[]{1,255})\[([^\]]{1,100})\]")
 _WHILE = re.compile(r"with ([^\s\[]{1,255})\[([^\]]{1,100})\](?::\d+)?(?: timed out)? while ([A-Za-z -]{1,80})")
 _CODE = re.compile(r"([245]\d\d)(?=[ -]|$)")
@@ -67,20 +68,6 @@ _KINDS = {
     "expired": Kind.EXPIRY,
 }
 _NO_EVENT = frozenset(("deliverable", "undeliverable"))
-
-#: What the client was doing, in Postfix's words, longest first where one holds another.
-_STAGES = (
-    ("end of data", "end_of_data"),
-    ("message body", "data"),
-    ("initial server greeting", "connect"),
-    ("handshake", "helo"),
-    ("helo", "helo"),
-    ("ehlo", "helo"),
-    ("lhlo", "helo"),
-    ("mail from", "mail"),
-    ("rcpt to", "rcpt"),
-    ("data", "data"),
-)
 
 
 def recognise(value: bytes) -> bool:
@@ -206,23 +193,18 @@ def _reply(result: Finding, text: str) -> None:
         host, ip, verb, reply = said.groups()
         stage = _IN_REPLY.search(reply)
         result.diagnostic = reply[: stage.start()] if stage else reply
-        result.stage = _stage(stage.group(1)) if stage else "connect" if verb.startswith("refused") else ""
+        result.stage = stage_of(stage.group(1)) if stage else "connect" if verb.startswith("refused") else ""
     else:
         where = _WHILE.search(text)
         connect = where or _CONNECT.search(text)
         if connect is not None:
             host, ip = connect.group(1, 2)
-            result.stage = _stage(where.group(3)) if where else "connect"
+            result.stage = stage_of(where.group(3)) if where else "connect"
     if not result.remote_host and (said or connect):
         result.remote_host, result.remote_ip = host, ip if is_ip(ip) else ""
     code = _CODE.match(result.diagnostic)
     if code is not None:
         result.smtp_code = int(code.group(1))
-
-
-def _stage(words: str) -> str:
-    words = words.lower()
-    return next((stage for phrase, stage in _STAGES if phrase in words), "")
 
 
 def _seconds(text: str) -> float:

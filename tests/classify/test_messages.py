@@ -130,3 +130,12 @@ def test_damaged_messages_are_read_all_the_same(file: Path, at: int, length: int
         return
     assert findings
     orjson.dumps(jsonl_lines("x", findings))
+
+
+def test_postfix_says_in_words_what_the_reply_answered() -> None:
+    raw = (SAMPLES / "reports/postfix_unknown.eml").read_bytes()
+    assert [f.stage for f in classify_message(raw)] == ["rcpt"]
+    later = raw.replace(b"(in reply to RCPT TO command)", b"(in reply to end of\n    DATA command)")
+    assert [f.stage for f in classify_message(later)] == ["end_of_data"]
+    other = raw.replace(b"<someone@example.com>: host", b"<another@example.com>: host")
+    assert [f.stage for f in classify_message(other)] == [""]
