@@ -191,7 +191,7 @@ def _checked(entry: dict[str, Any], context: Context) -> Finding:
     if known is None:
         raise _Refused
     kind, needs_recipient = known
-    occurred_at: Any = entry.get("occurred_at")
+    occurred_at = entry.get("occurred_at")
     if occurred_at.__class__ not in _TIME_TYPES:
         raise _Refused
     fields: dict[str, Any] = {
@@ -231,7 +231,7 @@ def _checked(entry: dict[str, Any], context: Context) -> Finding:
     message_id = fields.get("message_id", "")
     if message_id:
         message_id = fields["message_id"] = message_id.strip("<> ")
-    occurred_ms = instant_ms(occurred_at)
+    occurred_ms = instant_ms(entry["occurred_at"])
     fields["occurred_at_ms"] = occurred_ms
     fields["occurred_at_raw"] = str(occurred_at)
     native = fields.pop("id", None)
