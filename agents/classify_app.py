@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mailecho.agents.app import Worker, add_agent, make_app, run_worker
+from mailecho.agents.breaker import Breaker
 from mailecho.agents.classify import ClassifyAgent
 from mailecho.agents.exits import refuse
 from mailecho.agents.known import classified_above
@@ -28,6 +29,7 @@ def build(settings: Settings) -> Worker:
         reading.reader,
         outputs,
         Inflight(settings.data_dir / "run" / f"inflight-{ROLE}-{settings.instance}"),
+        Breaker(settings.dead_letters, settings.data_dir / "run" / f"breaker-{ROLE}-{settings.instance}"),
         partitions=settings.kafka.partitions,
         rules_version=reading.rules,
         fingerprint=reading.fingerprint,

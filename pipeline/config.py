@@ -81,6 +81,20 @@ class LanderSettings(_Section):
     flush_bytes: int = Field(48 * 1024 * 1024, ge=64 * 1024)
 
 
+class DeadLetterSettings(_Section):
+    """When classify stops with exit code 78 instead of sending on to the dead letters; counted by partition."""
+
+    max_consecutive: int = Field(
+        1_000, ge=0, description="So many records in a row that cannot be read stop it; 0: no limit"
+    )
+    max_ratio: float = Field(
+        0.5, ge=0, le=1, description="A larger share of the last `window` records stops it; 1: no limit"
+    )
+    window: int = Field(
+        2_000, ge=1, description="Records; below so many the share stops nothing, so a few bad ones never do"
+    )
+
+
 class WindowSettings(_Section):
     """Dedupe windows. Retention of the topics follows from them."""
 
@@ -145,6 +159,7 @@ class Settings(BaseSettings):
     clickhouse: ClickHouseSettings = ClickHouseSettings()
     api: ApiSettings = ApiSettings()
     lander: LanderSettings = LanderSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
     windows: WindowSettings = WindowSettings()
     tokens: TokenSettings = TokenSettings()
     sentry: SentrySettings = SentrySettings()

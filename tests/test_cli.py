@@ -132,6 +132,8 @@ def test_help_needs_nothing_heavy(env: dict[str, str]) -> None:
         (["intake", "files", "x", "--source", "bogus"], "mailecho, postfix"),
         (["intake", "files", "x", "--topic", "feedback.events"], "--topic"),
         (["dlq", "redrive", "feedback.raw.dsn", "--on-error", "explode"], "--on-error"),
+        (["dlq", "redrive", "feedback.raw.dsn", "--on-error", "drop"], "--for-good"),
+        (["dlq", "redrive", "feedback.raw.dsn", "--for-good"], "--on-error"),
         (["explain", "550 no", "--stage", "lunch"], "--stage"),
         (["rules", "list", "--cause", "bad_luck"], "--cause"),
     ],
