@@ -156,7 +156,8 @@ async def redrive(
     counted up. Letters of `feedback.classified` and `feedback.events` are left, each with a note that says why.
 
     `on_error` is for a letter that cannot be sent: `stop` raises DeadLetterError, `drop` passes it, `reinsert`
-    puts it behind the other letters of its topic and counts that in its header. Each run goes on behind the last letter that was dealt with.
+    puts it behind the other letters of its topic and counts that in its header. Each run goes on behind the
+    last letter that was dealt with.
     """
     wanted = known_reason(reason)
     names = dead_letter_topics(topic)
@@ -242,7 +243,7 @@ async def _redrive_one(producer: AIOKafkaProducer, record: ConsumerRecord, run: 
         why = str(error) if isinstance(error, DeadLetterError) else f"{where}: {error!r}"
         if run.on_error == "stop":
             raise DeadLetterError(
-                f"{why}. To pass it: --on-error reinsert puts it behind the others, --on-error drop --for-good gives it up"
+                f"{why}. To pass it: --on-error reinsert puts it behind the others, --on-error drop --for-good drops it"
             ) from error
         counts.notes.append(why)
         if run.on_error == "drop":
