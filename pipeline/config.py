@@ -79,6 +79,9 @@ class LanderSettings(_Section):
     )
     flush_rows: int = Field(50_000, ge=1, le=500_000)
     flush_bytes: int = Field(48 * 1024 * 1024, ge=64 * 1024)
+    check_minutes: float = Field(
+        10.0, ge=0, description="Between checks that the rollups count all events of today and yesterday; 0: none"
+    )
 
 
 class DeadLetterSettings(_Section):
@@ -93,6 +96,17 @@ class DeadLetterSettings(_Section):
     window: int = Field(
         2_000, ge=1, description="Records; below so many the share stops nothing, so a few bad ones never do"
     )
+
+
+class RetentionSettings(_Section):
+    """How long ClickHouse keeps what; `mailecho migrate` and `up` alter the tables to it. Shorter deletes at once."""
+
+    events_days: int = Field(
+        90, ge=8, description="Events, and the rollup of a quarter hour by the full key: longer than feedback.events"
+    )
+    minute_days: int = Field(14, ge=8, description="Rollups by the minute")
+    hour_months: int = Field(13, ge=1, description="Rollups by the hour")
+    day_years: int = Field(5, ge=1, description="The rollup by the day")
 
 
 class WindowSettings(_Section):
@@ -159,6 +173,7 @@ class Settings(BaseSettings):
     clickhouse: ClickHouseSettings = ClickHouseSettings()
     api: ApiSettings = ApiSettings()
     lander: LanderSettings = LanderSettings()
+    retention: RetentionSettings = RetentionSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     windows: WindowSettings = WindowSettings()
     tokens: TokenSettings = TokenSettings()
