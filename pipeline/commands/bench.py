@@ -67,13 +67,45 @@ def lookup(
     _bench(measure, as_json)
 
 
+@bench_app.command()
+def latency(
+    rate: Annotated[
+        int, typer.Option("--rate", min=1, help="Raw records a second, one of twenty a hard bounce.")
+    ] = 1000,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, help="Of load, once for the CPU and once for the latency.")
+    ] = 60.0,
+    idle: Annotated[
+        float, typer.Option("--idle", min=1, help="Seconds without load, for the CPU of a system at rest.")
+    ] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """From a raw record to its row in ClickHouse and to the lookup's denial; the CPU of every process at that rate and at rest.
+
+    It starts a whole system of its own in a temporary directory, and removes it. Settings in the environment hold for
+    it: compare MAILECHO_KAFKA__PACE_MS=10 or MAILECHO_LANDER__FLUSH_SECONDS=0.2 with the defaults. The latency counts
+    from when a record was due until a question that found it was answered; questions go out every 10 ms.
+    The baseline is a bare loop: getmany, parse, insert what came at once.
+
+    Example: [bold]mailecho bench latency --rate 1000 --seconds 60 --json[/bold]
+    """
+
+    def measure(progress: Progress) -> Result:
+        from mailecho.pipeline.bench.latency import run
+
+        return run(rate, seconds, idle, progress)
+
+    _bench(measure, as_json)
+
+
 def _bench(measure: Callable[[Progress], Result], as_json: bool) -> None:
     from mailecho.pipeline.bench.harness import readable
+    from mailecho.pipeline.bench.system import SystemFailed
 
     with _progress() as progress:
         try:
             result = measure(progress).as_dict()
-        except ValueError as error:
+        except (SystemFailed, ValueError) as error:
             raise Failed(str(error)) from error
     if as_json:
         print_json(result)
