@@ -117,7 +117,10 @@ async def _watched(
             due[DENY][record.recipient] = at
 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
-        questions = {ROW: lambda _: _rows(session, system), DENY: lambda asked: _denied(session, system, asked)}
+        questions: dict[str, Callable[[list[str]], Awaitable[list[str]]]] = {
+            ROW: lambda _: _rows(session, system),
+            DENY: lambda waiting: _denied(session, system, waiting),
+        }
 
         async def watch(end: str) -> None:
             while not stop.is_set() or due[end]:

@@ -69,18 +69,14 @@ def lookup(
 
 @bench_app.command()
 def latency(
-    rate: Annotated[
-        int, typer.Option("--rate", min=1, help="Raw records a second, one of twenty a hard bounce.")
-    ] = 1000,
+    rate: Annotated[int, typer.Option("--rate", min=1, help="Raw records a second, one of 20 a hard bounce.")] = 1000,
     seconds: Annotated[
-        float, typer.Option("--seconds", min=1, help="Of load, once for the CPU and once for the latency.")
+        float, typer.Option("--seconds", min=1, help="Of load: once for the CPU, once for the latency.")
     ] = 60.0,
-    idle: Annotated[
-        float, typer.Option("--idle", min=1, help="Seconds without load, for the CPU of a system at rest.")
-    ] = 30.0,
+    idle: Annotated[float, typer.Option("--idle", min=1, help="Seconds without load, for the CPU at rest.")] = 30.0,
     as_json: Json = False,
 ) -> None:
-    """From a raw record to its row in ClickHouse and to the lookup's denial; the CPU of every process at that rate and at rest.
+    """From a raw record to its row and to the lookup's denial; the CPU of every process at that rate and at rest.
 
     It starts a whole system of its own in a temporary directory, and removes it. Settings in the environment hold for
     it: compare MAILECHO_KAFKA__PACE_MS=10 or MAILECHO_LANDER__FLUSH_SECONDS=0.2 with the defaults. The latency counts
