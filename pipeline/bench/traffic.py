@@ -20,6 +20,9 @@ BOUNCE_EACH = 20
 #: Deliveries go to so many addresses.
 ADDRESSES = 100_000
 
+#: As `mailecho intake` sends.
+LINGER_MS = 10
+
 _HEADERS = [("source", b"mailecho")]
 _TICK_SECONDS = 0.005
 
@@ -56,7 +59,7 @@ def records(label: str) -> Iterator[Record]:
 async def producer_to(bootstrap: str) -> Any:
     """A producer as a careful MTA's: every record acknowledged, what is sent together goes together."""
     async with AIOKafkaProducer(
-        bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5, compression_type="lz4"
+        bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=LINGER_MS, compression_type="lz4"
     ) as producer:
         yield producer
 
