@@ -26,7 +26,7 @@ from mailecho.pipeline.bench.traffic import Record, producer_to, send_at
 from mailecho.pipeline.landing.database import write_client
 
 #: Between two questions for what has arrived: the answer's time is taken, so this is in every latency.
-ASK_SECONDS = 0.01
+ASK_SECONDS = 0.02
 #: What has not arrived by then is lost.
 LOST_SECONDS = 30.0
 #: A worker's first records are its slowest: imports, first connections, first parts of tables.
@@ -118,7 +118,7 @@ async def _watched(
 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
         questions: dict[str, Callable[[list[str]], Awaitable[list[str]]]] = {
-            ROW: lambda _: _rows(session, system),
+            ROW: lambda waiting: _rows(session, system, time.monotonic() - due[ROW][waiting[0]]),
             DENY: lambda waiting: _denied(session, system, waiting),
         }
 
@@ -143,10 +143,11 @@ async def _watched(
     return found
 
 
-async def _rows(session: aiohttp.ClientSession, system: System) -> list[str]:
+async def _rows(session: aiohttp.ClientSession, system: System, age: float) -> list[str]:
+    """Message ids of the bounces received within the last seconds."""
     sql = (
         "SELECT message_id FROM events WHERE kind = 'bounce' "
-        f"AND received_at > now64() - INTERVAL {int(LOST_SECONDS)} SECOND FORMAT TabSeparated"
+        f"AND received_at > now64() - INTERVAL {int(age) + 1} SECOND FORMAT TabSeparated"
     )
     params = {"database": system.settings.clickhouse.database, "query": sql}
     async with session.get(system.endpoints["clickhouse"], params=params) as answer:
