@@ -37,13 +37,16 @@ class Side:
         self.consumer.assign([tp])
         self.consumer.seek(tp, start)
         position = start
-        while position < end:
-            found = await self.consumer.getmany(tp, timeout_ms=1_000)
-            records = [record for record in found.get(tp, ()) if record.offset < end]
-            if records:
-                yield records
-            # compaction may have taken the last ones: the position passes them
-            position = await self.consumer.position(tp)
+        try:
+            while position < end:
+                found = await self.consumer.getmany(tp, timeout_ms=1_000)
+                records = [record for record in found.get(tp, ()) if record.offset < end]
+                if records:
+                    yield records
+                # compaction may have taken the last ones: the position passes them
+                position = await self.consumer.position(tp)
+        finally:
+            self.consumer.unsubscribe()  # else it goes on fetching, ten times a second, for nobody
 
 
 @asynccontextmanager

@@ -63,6 +63,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "rules check",
         "templates",
         "bench classify",
+        "bench landing",
         "bench lookup",
         "intake files",
         "intake maildir",

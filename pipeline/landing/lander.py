@@ -50,6 +50,7 @@ from mailecho.pipeline.landing.ranges import EventsRecord, GapError
 from mailecho.pipeline.landing.retention import differing
 from mailecho.pipeline.landing.start import Facts, Refused, Start, decide
 from mailecho.pipeline.landing.totals import Watch
+from mailecho.pipeline.paced import Pace
 from mailecho.schemas import topics
 from mailecho.schemas.deadletter import DeadLetter, Reason
 from mailecho.schemas.headers import SchemaRefused
@@ -99,6 +100,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         self._topic = topic
         self._group = group
         self._patience = Patience()
+        self._pace = Pace(settings.kafka.pace_ms)
         self._thread = ThreadPoolExecutor(1, "clickhouse")
         self._inserter: Inserter | None = None
         self._consumer: AIOKafkaConsumer | None = None
@@ -161,8 +163,6 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._patience.until(self._topic_exists, TopicMissing, "Kafka")
         consumer.subscribe([self._topic], listener=self)
         while True:
-            if self._settings.kafka.pace_ms:
-                await asyncio.sleep(self._settings.kafka.pace_ms / 1000)
             try:
                 await self._turn()
             except Lost as error:
@@ -183,6 +183,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
             async with self._busy:
                 await self._open()
         batches = await self._fetch()
+        self._pace.after(self._consumer, bool(batches))
         async with self._busy:
             for where, records in batches.items():
                 # revoked meanwhile: whoever has it now reads it again

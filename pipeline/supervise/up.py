@@ -37,8 +37,6 @@ START_TRIES = 5
 #: A million entries are loaded in less; who waits longer can work with the rest meanwhile.
 LOOKUP_SECONDS = 30.0
 
-SHOW_SECONDS = 2.0
-
 
 class StartFailed(RuntimeError):
     """A part did not become ready; the message has what it said last."""
@@ -67,7 +65,7 @@ def run_up(settings: Settings, *, demo: bool = False) -> int:
         port = plan.api_port(settings.api.host, settings.api.port)
         check_fingerprint(data_dir, load_identity(settings, create=True))
         broker = None if settings.kafka.bootstrap_servers else _prepare_broker(settings, console)
-        view: View = Panel(console) if console.is_terminal else Lines(console, time.monotonic)
+        view: View = Panel(console) if console.is_terminal else Lines(console)
         return asyncio.run(Up(settings, broker, port, view, demo=demo).run())
 
 
@@ -264,4 +262,4 @@ class Up:
 
         while True:
             self._view.show(await collect(self._settings))
-            await asyncio.sleep(SHOW_SECONDS)
+            await asyncio.sleep(self._view.seconds)
