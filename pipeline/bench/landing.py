@@ -46,6 +46,8 @@ _T = TypeVar("_T")
 
 #: Rows of one insert; the largest is the lander's default.
 SIZES = (1_000, 5_000, 20_000, 50_000)
+#: Inserts of one measurement: many small ones would be merged for minutes.
+_INSERTS = 20
 #: Rows of a record of `feedback.events` at volume: a micro-batch of 256 kB.
 RECORD_ROWS = 500
 #: Merging is over once the engine takes less of a core than this.
@@ -133,19 +135,22 @@ def run(rows: int = 200_000, sizes: Sequence[int] = SIZES, runs: int = 3, progre
         migrate(alone.client, load_migrations()[:1])
 
         def ways(size: int) -> dict[str, Callable[[], float]]:
-            return {
-                "lander": lambda: lander.measure(rows, lambda records: _land(lander.client, records, size)),
-                "bare": lambda: bare.measure(rows, lambda records: _post(bare.client, records, size)),
+            some = min(rows, size * _INSERTS)
+            each = {
+                "lander": lambda: lander.measure(some, lambda records: _land(lander.client, records, size)),
+                "bare": lambda: bare.measure(some, lambda records: _post(bare.client, records, size)),
             }
+            if size == max(sizes):
+                each["alone"] = lambda: alone.measure(some, lambda records: _post(alone.client, records, size))
+            return each
 
         progress("first inserts")
         for measure in ways(max(sizes)).values():
             measure()
         by_size = {}
         for size in sorted(set(sizes)):
-            found = take_turns(runs, ways(size), lambda what, size=size: progress(f"{size:,} rows an insert, {what}"))  # type: ignore[misc]
+            found = take_turns(runs, ways(size), lambda what, size=size: progress(f"{size:,} rows an insert, {what}"))
             by_size[size] = found
-        without = [alone.measure(rows, lambda records: _post(alone.client, records, max(sizes))) for _ in range(runs)]
         rss_mb = engine.memory_info().rss / 1e6
         for lane in (lander, bare, alone):
             lane.client.close()
@@ -160,7 +165,7 @@ def run(rows: int = 200_000, sizes: Sequence[int] = SIZES, runs: int = 3, progre
             "rows": rows,
             "insert_rows": max(sizes),
             "cpu_us_per_row": round(1e6 / median(best["lander"]), 2),
-            "without_rollups": round(median(without)),
+            "without_rollups": round(median(best["alone"])),
             "by_insert_rows": {
                 str(size): {
                     "lander": round(median(found["lander"])),
