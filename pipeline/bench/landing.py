@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -149,7 +150,7 @@ def run(rows: int = 200_000, sizes: Sequence[int] = SIZES, runs: int = 3, progre
             measure()
         by_size = {}
         for size in sorted(set(sizes)):
-            found = take_turns(runs, ways(size), lambda what, size=size: progress(f"{size:,} rows an insert, {what}"))
+            found = take_turns(runs, ways(size), partial(_tell, progress, size))
             by_size[size] = found
         rss_mb = engine.memory_info().rss / 1e6
         for lane in (lander, bare, alone):
@@ -177,6 +178,10 @@ def run(rows: int = 200_000, sizes: Sequence[int] = SIZES, runs: int = 3, progre
             "engine_rss_mb": round(rss_mb, 1),
         },
     )
+
+
+def _tell(progress: Progress, size: int, what: str) -> None:
+    progress(f"{size:,} rows an insert, {what}")
 
 
 def row(number: int) -> bytes:
@@ -231,7 +236,7 @@ def _land(client: Client, records: list[_Record], size: int) -> None:
         first = records[0].offset
         part = Partition(TopicPartition("feedback.events", 0), first, Place(first - 1 if first else None))
         limits = LanderSettings(flush_rows=size)
-        part.fetched(records)  # type: ignore[arg-type]
+        part.fetched(records)
         while part.due(limits, time.monotonic()) or part.range:
             await landing.land(part)
 

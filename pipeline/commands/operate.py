@@ -83,6 +83,25 @@ def topics_apply(data_dir: DataDir = None) -> None:
         typer.echo("nothing to change")
 
 
+@topics_app.command(name="grow")
+def topics_grow(
+    partitions: Annotated[int, typer.Option("--partitions", min=2, help="A multiple of what there is.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Add partitions to a system that holds data. Everything but the broker must stand still.
+
+    Stop the classify workers, let the ledger fold what is there (`mailecho status`: lag 0), stop all roles, and run
+    this with the old kafka.partitions. Then set kafka.partitions to the new number for every role and start them: the
+    ledger rebuilds its stores. Raw topics may fill meanwhile. Killed half-way, run it again.
+
+    Example: [bold]mailecho topics grow --partitions 8[/bold]
+    """
+    from mailecho.pipeline.growth import grow
+
+    asyncio.run(grow(settings_of(data_dir), partitions, note))
+    typer.echo(f"done: set kafka.partitions = {partitions} (MAILECHO_KAFKA__PARTITIONS={partitions}) for every role")
+
+
 def migrate(data_dir: DataDir = None) -> None:
     """Create or bring up to date the ClickHouse tables, and how long they keep what. Safe to run again.
 
