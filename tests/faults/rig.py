@@ -31,7 +31,16 @@ from mailecho.pipeline.side import committed_offsets
 from mailecho.pipeline.topics import apply_topics
 from mailecho.pipeline.verify import Report, verify
 from mailecho.schemas import headers as h
-from mailecho.schemas.topics import RAW, dlq, registry
+from mailecho.schemas.topics import (
+    CLASSIFY_INPUT,
+    COMMANDS,
+    EVENTS,
+    GROUP_CLASSIFY,
+    GROUP_LANDER,
+    RAW,
+    dlq,
+    registry,
+)
 from tests.agents.harness import Cluster, Worker, wait_until
 from tests.faults.feeder import Feeder
 from tests.faults.generator import Feed, Generator, Raw
@@ -177,7 +186,7 @@ class Rig(Cluster):
         async def alter(admin: AIOKafkaAdminClient) -> None:
             await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, wanted)])
 
-        self._administrate(alter)
+        self.administrate(alter)
 
     def delete_topic(self, topic: str) -> None:
         """Delete a topic, and wait until it is gone."""
@@ -188,7 +197,7 @@ class Rig(Cluster):
                 await asyncio.sleep(0.1)
             await asyncio.sleep(0.5)
 
-        self._administrate(delete)
+        self.administrate(delete)
 
     def delete_group(self, group: str) -> None:
         """Delete a consumer group and its offsets, once Kafka has forgotten its members."""
@@ -202,7 +211,7 @@ class Rig(Cluster):
                     return
                 await asyncio.sleep(0.5)
 
-        self._administrate(delete)
+        self.administrate(delete)
 
     def set_offsets(self, group: str, offsets: dict[tuple[str, int], int], metadata: str = "") -> None:
         """Commit for a group whose members are dead, once Kafka has forgotten them."""
@@ -235,7 +244,8 @@ class Rig(Cluster):
             found[origin] = h.get(record.headers, h.REASON) or ""
         return Counter(found.values())
 
-    def _administrate(self, call: Callable[[AIOKafkaAdminClient], Any]) -> Any:
+    def administrate(self, call: Callable[[AIOKafkaAdminClient], Any]) -> Any:
+        """Do something with an admin client."""
         async def run() -> Any:
             admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
             await admin.start()
@@ -246,6 +256,20 @@ class Rig(Cluster):
                 await admin.close()
 
         return asyncio.run(run())
+
+    def all_folded(self) -> bool:
+        """Whether everything that was fed is answered in `events`."""
+        return self.passed(GROUP_CLASSIFY, CLASSIFY_INPUT) and self.folded_to_the_end()
+
+    def all_landed(self) -> bool:
+        """Whether all of `events` is landed."""
+        return self.all_folded() and self.passed(GROUP_LANDER, (EVENTS,))
+
+    def passed(self, group: str, topics: Iterable[str]) -> bool:
+        """Whether the group has committed the ends of the topics."""
+        committed = self.committed(group)
+        ends = {(topic, p): end for topic in topics if topic != COMMANDS for p, end in enumerate(self.ends(topic))}
+        return all(committed.get(place, 0) >= end for place, end in ends.items())
 
     # -- the end --------------------------------------------------------------------------------
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import rows_workers
+from tests.faults import rows_kafka, rows_lander, rows_workers
 from tests.faults.rig import Rig
 from tests.fixtures_clickhouse import EmbeddedClickHouse
 from tests.fixtures_kafka import HEAP_MB, KafkaProcess
 
 pytestmark = [pytest.mark.kafka, pytest.mark.clickhouse, pytest.mark.faults]
 
-ROWS = {row.__name__: row for row in rows_workers.ROWS}
+ROWS = {row.__name__: row for row in (*rows_workers.ROWS, *rows_lander.ROWS, *rows_kafka.ROWS)}
 #: How often `make faults` plays each row, each time with another seed.
 SEEDS = int(os.environ.get("FAULT_PLAYS", "5"))
 #: Played on one rig before a new one is made: what the end compares grows with each.
@@ -61,7 +61,7 @@ def rigs(
 
     def make() -> tuple[Rig, Callable[[], None]]:
         directory: Path = tmp_path_factory.mktemp("rig")
-        broker = EmbeddedKafka(directory / "kafka", heap_mb=HEAP_MB)
+        broker = EmbeddedKafka(directory / "kafka", heap_mb=HEAP_MB, extra={"log.cleaner.backoff.ms": "200"})
         kafka = KafkaProcess(broker, _watch_brokers)
         rig = Rig(kafka, EmbeddedClickHouse(directory / "data"), directory / "data")
 
