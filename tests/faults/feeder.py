@@ -12,6 +12,10 @@ from aiokafka.errors import KafkaError
 from tests.faults.generator import Raw
 
 
+#: Above the largest raw record that a topic takes.
+MAX_BYTES = 2 * 1024 * 1024
+
+
 class Feeder(threading.Thread):
     """Sends the records at a pace that takes `seconds`; `where` gives the broker's address."""
 
@@ -34,19 +38,22 @@ class Feeder(threading.Thread):
     async def _run(self) -> None:
         slice_ = max(1, int(len(self._records) / max(self._seconds, 0.1) / 10))
         while self.sent < len(self._records):
+            producer = AIOKafkaProducer(
+                bootstrap_servers=self._where(), acks="all", enable_idempotence=True, max_request_size=MAX_BYTES
+            )
             try:
-                async with AIOKafkaProducer(
-                    bootstrap_servers=self._where(), acks="all", enable_idempotence=True
-                ) as producer:
-                    while self.sent < len(self._records):
-                        part = self._records[self.sent : self.sent + slice_]
-                        futures = [
-                            await producer.send(raw.topic, raw.value, headers=[("source", raw.source.encode())])
-                            for raw in part
-                        ]
-                        await asyncio.gather(*futures)
-                        self.sent += len(part)
-                        if self._seconds:
-                            await asyncio.sleep(0.1)
+                await producer.start()
+                while self.sent < len(self._records):
+                    part = self._records[self.sent : self.sent + slice_]
+                    futures = [
+                        await producer.send(raw.topic, raw.value, headers=[("source", raw.source.encode())])
+                        for raw in part
+                    ]
+                    await asyncio.gather(*futures)
+                    self.sent += len(part)
+                    if self._seconds:
+                        await asyncio.sleep(0.1)
             except (KafkaError, OSError):
                 await asyncio.sleep(0.5)  # the slice goes again: what comes twice is dropped
+            finally:
+                await producer.stop()

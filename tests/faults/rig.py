@@ -246,6 +246,7 @@ class Rig(Cluster):
 
     def administrate(self, call: Callable[[AIOKafkaAdminClient], Any]) -> Any:
         """Do something with an admin client."""
+
         async def run() -> Any:
             admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
             await admin.start()

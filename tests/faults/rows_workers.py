@@ -156,7 +156,7 @@ def clock_ahead(rig: Rig, records: Records, chance: Chance) -> None:
     """Append times an hour ahead: classify halts, and goes on when its clock has come near."""
     first, second = halves(records)
     rig.feed(first)
-    rig.alter(RAW_DELIVERY, message_timestamp_type="CreateTime")
+    rig.alter(RAW_DELIVERY, message_timestamp_type="CreateTime", message_timestamp_after_max_ms=str(1 << 62))
     try:
         ahead = int(time.time() * 1000) + 3_600_000 + 6_000
         log = [raw for raw in second if raw.topic == RAW_DELIVERY]
@@ -225,7 +225,12 @@ def oversized(rig: Rig, records: Records, chance: Chance) -> None:
     before = sum(rig.letters(RAW_DELIVERY).values())
     at = int(time.time()) - 3_600
     one = {"kind": "bounce", "recipient": f"large{rig.feeds}@example.org", "message_id": f"large{rig.feeds}@x.example"}
-    one |= {"occurred_at": at, "smtp_code": 550, "status": "5.1.1", "diagnostic": "550 5.1.1 User unknown " + "x" * (room - 400)}
+    one |= {
+        "occurred_at": at,
+        "smtp_code": 550,
+        "status": "5.1.1",
+        "diagnostic": "550 5.1.1 User unknown " + "x" * (room - 400),
+    }
     lines = []
     while sum(map(len, lines)) < RAW_RECORD_BYTES - 1_000:
         for number in range(200):
