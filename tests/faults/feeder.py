@@ -11,7 +11,6 @@ from aiokafka.errors import KafkaError
 
 from tests.faults.generator import Raw
 
-
 #: Above the largest raw record that a topic takes.
 MAX_BYTES = 2 * 1024 * 1024
 

@@ -188,17 +188,6 @@ class Rig(Cluster):
 
         self.administrate(alter)
 
-    def delete_topic(self, topic: str) -> None:
-        """Delete a topic, and wait until it is gone."""
-
-        async def delete(admin: AIOKafkaAdminClient) -> None:
-            await admin.delete_topics([topic])
-            while topic in await admin.list_topics():
-                await asyncio.sleep(0.1)
-            await asyncio.sleep(0.5)
-
-        self.administrate(delete)
-
     def delete_group(self, group: str) -> None:
         """Delete a consumer group and its offsets, once Kafka has forgotten its members."""
 

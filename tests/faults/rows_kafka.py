@@ -114,7 +114,9 @@ def compaction(rig: Rig, records: Records, chance: Chance) -> None:
     rig.verify()
     rig.alter(
         SUPPRESSIONS,
-        **{"min_compaction_lag_ms": "0", "segment_ms": "100", "min_cleanable_dirty_ratio": "0.01"},
+        min_compaction_lag_ms="0",
+        segment_ms="100",
+        min_cleanable_dirty_ratio="0.01",
         delete_retention_ms="100",
     )
     try:

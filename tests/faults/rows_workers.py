@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import time
+from datetime import UTC, datetime, timedelta
 
 import orjson
 
@@ -25,10 +26,11 @@ from mailecho.schemas.topics import (
     GROUP_CLASSIFY,
     GROUP_LEDGER,
     RAW_DELIVERY,
+    RAW_DSN,
     RAW_RECORD_BYTES,
 )
 from tests.agents.harness import wait_until
-from tests.faults.generator import Raw
+from tests.faults.generator import Raw, dsn
 from tests.faults.rig import Rig, fill_disk, halves
 
 Records = list[Raw]
@@ -219,33 +221,34 @@ def failed_send_of_ledger(rig: Rig, records: Records, chance: Chance) -> None:
 
 
 def oversized(rig: Rig, records: Records, chance: Chance) -> None:
-    """The largest record that a raw topic takes: unreadable, one entry, and thousands of lines."""
+    """The largest records that a raw topic takes: no JSON, a field too long, thousands of lines, a huge mail."""
     rig.feed(records)
+    rig.verify()
     room = RAW_RECORD_BYTES + 60 * 1024
     before = sum(rig.letters(RAW_DELIVERY).values())
-    at = int(time.time()) - 3_600
-    one = {"kind": "bounce", "recipient": f"large{rig.feeds}@example.org", "message_id": f"large{rig.feeds}@x.example"}
-    one |= {
-        "occurred_at": at,
-        "smtp_code": 550,
-        "status": "5.1.1",
-        "diagnostic": "550 5.1.1 User unknown " + "x" * (room - 400),
-    }
-    lines = []
-    while sum(map(len, lines)) < RAW_RECORD_BYTES - 1_000:
-        for number in range(200):
-            entry = {"kind": "delivery", "recipient": f"many{number}@example.net", "occurred_at": at}
-            lines.append(orjson.dumps(entry | {"message_id": f"{len(lines)}-{rig.feeds}@x.example"}) + b"\n")
-    values = [b'{"kind": "' + b"x" * (room - 10), orjson.dumps(one), b"".join(lines)]
-    rig.feed([Raw(RAW_DELIVERY, value, "mailecho") for value in values])
+    at = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+    many = f"many{rig.feeds}@example.net"
+    entry = {"kind": "delivery", "recipient": many, "occurred_at": at.timestamp(), "smtp_code": 250}
+    lines = b""
+    count = 0
+    while len(lines) < RAW_RECORD_BYTES - 1_000:
+        lines += orjson.dumps(entry | {"message_id": f"{count}-{rig.feeds}@mail.example.com"}) + b"\n"
+        count += 1
+    large = f"large{rig.feeds}@example.org"
+    mail = dsn(large, "550 5.1.1 User unknown", "5.1.1", f"large{rig.feeds}@mail.example.com", at)
+    end = mail.index(b"\r\n--4Xq/mx1.example.com--")
+    mail = mail[:end] + b"\r\nX-Padding: " + b"x" * (room - len(mail) - 20) + mail[end:]
+    too_long = orjson.dumps(entry | {"diagnostic": "x" * (room - 200)})
+    for value in (b'{"kind": "' + b"x" * (room - 10), too_long, lines):
+        rig.feed([Raw(RAW_DELIVERY, value, "mailecho")])
+    rig.feed([Raw(RAW_DSN, mail)])
     rig.run_all()
     rig.verify()
-    assert sum(rig.letters(RAW_DELIVERY).values()) >= before + 1
-    when = time.strftime("%Y-%m-%d %H:%M:%S.000", time.gmtime(at))
-    rig.truth.events["bounce", "mailbox_unknown", str(one["recipient"]), when] += 1
-    rig.truth.denied[str(one["recipient"])] = "hard_bounce"
-    for number in range(len(lines)):
-        rig.truth.events["delivery", "", f"many{number % 200}@example.net", when] += 1
+    assert sum(rig.letters(RAW_DELIVERY).values()) == before + 2
+    when = at.strftime("%Y-%m-%d %H:%M:%S.000")
+    rig.truth.events["bounce", "mailbox_unknown", large, when] += 1
+    rig.truth.denied[large] = "hard_bounce"
+    rig.truth.events["delivery", "", many, when] += count
 
 
 def store_lost(rig: Rig, records: Records, chance: Chance) -> None:
