@@ -36,8 +36,9 @@ from tests.faults.generator import Raw, arf, dsn
 from tests.fixtures_clickhouse import EmbeddedClickHouse
 
 EXAMPLES = int(os.environ.get("INTERLEAVINGS", "40"))
-#: When the first record is received; what is in it happened in the fourteen days before.
-BEGIN = datetime(2026, 3, 20, 12, tzinfo=UTC)
+#: When the first record is received; what is in it happened in the fourteen days before. Not long
+#: ago, since rollups forget what was received 14 days ago.
+BEGIN = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(days=2)
 BEGIN_MS = int(BEGIN.timestamp() * 1000)
 #: Everything is received within a day: well inside the shortest window.
 SPAN_MS = 24 * 3_600_000
