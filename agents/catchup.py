@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mailecho.agents.exits import refuse
 from mailecho.agents.outputs import Outputs, Record
-from mailecho.pipeline.emission import Emission, last_emission
+from mailecho.pipeline.emission import Emission, find_emission, last_emission
 from mailecho.pipeline.ledger.fold import Fold, NotClassified
 from mailecho.pipeline.ledger.store import Store, discard, open_or_discard
 from mailecho.pipeline.side import Side
@@ -49,13 +49,13 @@ async def catch_up(side: Side, outputs: Outputs, fold: Fold, directory: Path, pa
     if emission is None:
         emission = await _without_events(side, partition, at, committed)
     wanted = emission.n + 1 if emission else 0
+    if emission:
+        await _check_recreated(side, partition, emission, start, end)
     if end < wanted:
         # The broker lost its tail. An offset used twice would be a number used twice: fill them up.
         log.error("%s[%d] ends at %d, below the last emission %d: padding", CLASSIFIED, partition, end, wanted - 1)
         empty = Record(b"", headers=[h.schema_header("classified")])
         await outputs.send([(CLASSIFIED, partition, [empty] * (wanted - end))])
-    elif emission and emission.answered:
-        await _check_recreated(side, partition, emission, start)
     if at > wanted or (at < wanted and at < start):
         why = "is ahead of the last emission" if at > wanted else "ends where classified has expired"
         log.warning("partition %d: the store stands at %d and %s (%d): rebuilding", partition, at, why, wanted)
@@ -93,17 +93,24 @@ async def _without_events(side: Side, partition: int, at: int, committed: int) -
     return Emission(position - 1, 0, b"")
 
 
-async def _check_recreated(side: Side, partition: int, emission: Emission, start: int) -> None:
-    if emission.n < start:
+async def _check_recreated(side: Side, partition: int, emission: Emission, start: int, end: int) -> None:
+    """Refuse where the newest record that was emitted, or what is left below it, is not the one that was answered."""
+    known: Emission | None = emission
+    if end <= emission.n:  # the tail is lost, or all of it is another topic's
+        known = await find_emission(side, partition, end - 1) if end else None
+    if known is not None and (known.n < start or not known.answered):
         return  # expired, as it may
-    async for records in side.read(CLASSIFIED, partition, emission.n, emission.n + 1):
-        # the padding after a lost tail has other times, and no value
-        if records[0].timestamp != emission.answered and records[0].value:
-            refuse(
-                f"{CLASSIFIED}[{partition}] was recreated: its record {emission.n} is not the one that was emitted. "
-                "Going on would reuse numbers that the lander has passed. Restore the topic, or start afresh: delete "
-                f"{EVENTS} and {SUPPRESSIONS} too, `mailecho topics apply`, and truncate ClickHouse's tables"
-            )
+    if known is not None:
+        async for records in side.read(CLASSIFIED, partition, known.n, known.n + 1):
+            # the padding after a lost tail has other times, and no value
+            if records[0].timestamp == known.answered or not records[0].value:
+                return
+    refuse(
+        f"{CLASSIFIED}[{partition}] was recreated: its record {min(emission.n, end - 1)} is not the one that was "
+        f"emitted, or it holds nothing, while {EVENTS} stands at {emission.n}. Going on would reuse numbers that the "
+        f"lander has passed. Restore the topic, or start afresh: delete {EVENTS} and {SUPPRESSIONS} too, "
+        "`mailecho topics apply`, and truncate ClickHouse's tables"
+    )
 
 
 async def _restore(side: Side, fold: Fold, store: Store, partition: int, last: int, start: int) -> int:
