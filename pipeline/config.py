@@ -79,6 +79,34 @@ class LanderSettings(_Section):
     )
     flush_rows: int = Field(50_000, ge=1, le=500_000)
     flush_bytes: int = Field(48 * 1024 * 1024, ge=64 * 1024)
+    check_minutes: float = Field(
+        10.0, ge=0, description="Between checks that the rollups count all events of today and yesterday; 0: none"
+    )
+
+
+class DeadLetterSettings(_Section):
+    """When classify stops with exit code 78 instead of sending on to the dead letters; counted by partition."""
+
+    max_consecutive: int = Field(
+        1_000, ge=0, description="So many records in a row that cannot be read stop it; 0: no limit"
+    )
+    max_ratio: float = Field(
+        0.5, ge=0, le=1, description="A larger share of the last `window` records stops it; 1: no limit"
+    )
+    window: int = Field(
+        2_000, ge=1, description="Records; below so many the share stops nothing, so a few bad ones never do"
+    )
+
+
+class RetentionSettings(_Section):
+    """How long ClickHouse keeps what; `mailecho migrate` and `up` alter the tables to it. Shorter deletes at once."""
+
+    events_days: int = Field(
+        90, ge=8, description="Events, and the rollup of a quarter hour by the full key: longer than feedback.events"
+    )
+    minute_days: int = Field(14, ge=8, description="Rollups by the minute")
+    hour_months: int = Field(13, ge=1, description="Rollups by the hour")
+    day_years: int = Field(5, ge=1, description="The rollup by the day")
 
 
 class WindowSettings(_Section):
@@ -145,6 +173,8 @@ class Settings(BaseSettings):
     clickhouse: ClickHouseSettings = ClickHouseSettings()
     api: ApiSettings = ApiSettings()
     lander: LanderSettings = LanderSettings()
+    retention: RetentionSettings = RetentionSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
     windows: WindowSettings = WindowSettings()
     tokens: TokenSettings = TokenSettings()
     sentry: SentrySettings = SentrySettings()

@@ -126,6 +126,33 @@ def memory(
         console().print(row, markup=False, soft_wrap=True)
 
 
+@bench_app.command()
+def landing(
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Of each measurement.")] = 200_000,
+    insert_rows: Annotated[
+        list[int] | None,
+        typer.Option("--insert-rows", min=1, show_default=False, help="Rows of an insert; give several to choose."),
+    ] = None,
+    runs: Runs = 3,
+    as_json: Json = False,
+) -> None:
+    """Rows through the lander's insert path for each CPU-second, beside a bare JSONEachRow insert over the same HTTP.
+
+    It starts an embedded ClickHouse in a temporary directory and counts its CPU time too, merges included. Each size
+    of insert is measured, by default 1,000 to 50,000 rows: `lander.flush_rows` and `flush_seconds` follow from it. The
+    rows are counted at the end; a difference fails the benchmark.
+
+    Example: [bold]mailecho bench landing --insert-rows 10000 --insert-rows 100000[/bold]
+    """
+
+    def measure(progress: Progress) -> Result:
+        from mailecho.pipeline.bench.landing import SIZES, run
+
+        return run(rows, insert_rows or [size for size in SIZES if size <= rows] or [rows], runs, progress)
+
+    _bench(measure, as_json)
+
+
 def _bench(measure: Callable[[Progress], Result], as_json: bool) -> None:
     from mailecho.pipeline.bench.harness import readable
     from mailecho.pipeline.bench.system import SystemFailed

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from mailecho.pipeline.bench import classify, lookup
+from mailecho.pipeline.bench import classify, landing, lookup
 from mailecho.pipeline.bench.harness import Result, percentile, readable, take_turns
 from mailecho.pipeline.classify import classify_message
 
@@ -77,3 +78,18 @@ def test_lookup_of_a_small_map() -> None:
     assert result["median"] > 0 < result["baseline"]["median"]
     assert 0 < result["p50_ms"] <= result["p99_ms"]
     assert result["bulk_addresses_per_cpu_s"] > 0
+
+
+@pytest.mark.clickhouse
+def test_landing_of_a_few_rows() -> None:
+    result = landing.run(rows=1_200, sizes=(500, 1_200), runs=1).as_dict()
+    assert (result["name"], result["unit"], result["insert_rows"]) == ("landing", "rows/CPU-s", 1_200)
+    assert list(result["by_insert_rows"]) == ["500", "1200"]
+    assert result["median"] > 0 < result["baseline"]["median"]
+    assert result["without_rollups"] > 0
+    assert json.loads(landing.row(8))["kind"] == "bounce"
+
+
+def test_landing_names_sizes_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match=r"\[5000\].*1,000 rows"):
+        landing.run(rows=1_000, sizes=(5_000,))

@@ -138,6 +138,7 @@ def test_the_last_header_of_a_name_counts() -> None:
         origin_offset=COUNTS,
         origin_timestamp=COUNTS,
         redriven=COUNTS,
+        reinserted=COUNTS,
     )
 )
 def test_dead_letter_headers_round_trip(letter: DeadLetter) -> None:
