@@ -21,8 +21,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from mailecho.pipeline.bench.harness import Progress, Result, percentile, silent
-from mailecho.pipeline.bench.system import System, SystemFailed, percent_of_a_core, whole_system
 from mailecho.pipeline.bench.traffic import Record, producer_to, send_at
+from mailecho.pipeline.bench.up import System, SystemFailed, percent_of_a_core, whole_system
 from mailecho.pipeline.landing.database import write_client
 
 #: Between two questions for what has arrived: the answer's time is taken, so this is in every latency.

@@ -16,8 +16,8 @@ from typing import Any, TextIO
 from aiokafka import AIOKafkaProducer
 
 from mailecho.pipeline.bench.harness import Progress, machine, silent
-from mailecho.pipeline.bench.system import System, SystemFailed, whole_system
 from mailecho.pipeline.bench.traffic import producer_to, records
+from mailecho.pipeline.bench.up import System, SystemFailed, whole_system
 from mailecho.pipeline.landing.database import write_client
 from mailecho.schemas.topics import RAW_DELIVERY
 

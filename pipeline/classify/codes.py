@@ -11,7 +11,6 @@ _BARE_ENHANCED = re.compile(rf"(?<![\w./-])#?({_ENHANCED})(?![\w]|\.\d|-\d)")
 _REPLY = re.compile(r"(?:^|[\s:;'\"(\[<=>,|-])([45][0-5]\d)(?=$|[\s-][^\d\s]|[\s]-|- |[,;:.)\]'\"]|[ ]{1,3}[45]\.\d)")
 _STATUS = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?!\.?\d)")
 _SHORT_STATUS = re.compile(r"^\s*([245])\.(\d{1,3})\s*$")
-_REPEATED = re.compile(r"\s+(?:[245]\d\d)[-\s](?:[245]\.\d{1,3}\.\d{1,3}\s+)?")
 
 
 def status_of(value: str) -> str:
