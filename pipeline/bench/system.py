@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import psutil
@@ -194,6 +196,7 @@ def running(partitions: int, progress: Progress) -> Iterator[System]:
     """A started system, whose directory goes with it."""
     directory = Path(tempfile.mkdtemp(prefix="mailecho-bench-"))
     system = System(directory, partitions)
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         progress("starting Kafka and ClickHouse")
         system.start()
@@ -201,6 +204,11 @@ def running(partitions: int, progress: Progress) -> Iterator[System]:
     finally:
         system.close()
         shutil.rmtree(directory, ignore_errors=True)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> None:
+    raise BenchFailed("terminated")
 
 
 @dataclass(frozen=True, slots=True)
