@@ -149,7 +149,7 @@ class BatchConsumer(driver.Consumer):
         Nothing else would: the client's position has passed it, and only the next record would show the gap.
         """
         if not self.flow_active:
-            await self.wait(self.can_resume_flow)
+            await self.wait(self.can_resume_flow)  # type: ignore[arg-type]
         while self._dropped and self.flow_active:
             tp = self._dropped.pop()
             if tp in self._expected:
