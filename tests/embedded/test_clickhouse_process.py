@@ -93,7 +93,7 @@ def test_killed_in_the_middle_of_inserts_and_replayed_counts_are_exact(fresh_cli
         assert {name: client.command(sql) for name, sql in TOTALS.items()} == dict.fromkeys(ROLLUPS, rows)
 
 
-@pytest.mark.parametrize("full", ["events", "rollup_quarter"])
+@pytest.mark.parametrize("full", ["events", "rollup_minute_provider", "rollup_hour_campaign"])
 def test_an_insert_that_cannot_be_written_is_an_error_and_its_repetition_completes_it(
     fresh_clickhouse: EmbeddedClickHouse, full: str
 ) -> None:
@@ -112,8 +112,13 @@ def test_an_insert_that_cannot_be_written_is_an_error_and_its_repetition_complet
             insert()
     client.command(f"ALTER TABLE {full} RESET SETTING min_free_disk_bytes_to_perform_insert")
     insert()
-    counts = "SELECT (SELECT count() FROM events), (SELECT sum(events) FROM rollup_quarter)"
-    assert client.query(counts).result_rows == [(1, 1)]
+    rollups = (
+        "sum(bounce) FROM rollup_minute_provider",
+        "sum(events) FROM rollup_quarter",
+        "sum(bounce) FROM rollup_hour_campaign",
+    )
+    counts = "SELECT (SELECT count() FROM events), " + ", ".join(f"(SELECT {rollup})" for rollup in rollups)
+    assert client.query(counts).result_rows == [(1, 1, 1, 1)]
 
 
 def test_a_second_owner_is_refused_and_the_first_is_unharmed(fresh_clickhouse: EmbeddedClickHouse) -> None:

@@ -9,7 +9,7 @@ import shutil
 import time
 from pathlib import Path
 
-from mailecho.pipeline.supervise.machine import rewind
+from mailecho.pipeline.supervise.machine import pad_classified, rewind
 from mailecho.schemas.topics import CLASSIFIED, EVENTS, SUPPRESSIONS
 from tests.agents.harness import wait_until
 from tests.faults.generator import Raw
@@ -82,6 +82,8 @@ def tail_lost(rig: Rig, records: Records, chance: Chance) -> None:
     for directory in rig.kafka.broker.data.glob(f"{topic}-*"):
         _cut(directory, chance.uniform(0.02, 0.3))
     rig.kafka.start()
+    # as `up` does after such a stop
+    asyncio.run(pad_classified(rig.bootstrap))
     asyncio.run(rewind(rig.bootstrap))
     rig.feed(second)
     rig.start("ledger")
