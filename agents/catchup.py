@@ -11,9 +11,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
+
 from mailecho.agents.exits import refuse
 from mailecho.agents.outputs import Outputs, Record
-from mailecho.pipeline.emission import Emission, find_emission, last_emission
+from mailecho.pipeline.emission import TAIL, Emission, find_emission, last_emission
+from mailecho.pipeline.ledger.emit import suppression_record
+from mailecho.pipeline.ledger.entries import Change, stored, version_of
 from mailecho.pipeline.ledger.fold import Fold, NotClassified
 from mailecho.pipeline.ledger.places import Places
 from mailecho.pipeline.ledger.store import Store, discard, open_or_discard
@@ -73,6 +77,7 @@ async def catch_up(
     if at == 0 and wanted > 0:
         at = await _restore(side, fold, store, partition, wanted - 1, start)
     at = await _replay(side, fold, places, store, partition, at, wanted)
+    await _mend_list(side, outputs, store, partition)
     with store.begin() as tx:
         fold.made_for(tx, places.partitions)
     if emission and emission.totals:
@@ -144,6 +149,27 @@ async def _restore(side: Side, fold: Fold, store: Store, partition: int, last: i
         fold.start_at(tx, start)
     log.info("partition %d: %d entries restored from %s", partition, len(newest), SUPPRESSIONS)
     return start
+
+
+async def _mend_list(side: Side, outputs: Outputs, store: Store, partition: int) -> None:
+    """Send again what the list's topic has lost: a broker that lost its tail, or a topic that was recreated.
+
+    The store has an entry only when the topic had acknowledged it, and versions rise along the topic:
+    so what is newer than the newest there is not there any more.
+    """
+    start, end = await side.span(SUPPRESSIONS, partition)
+    newest = -1
+    for begin in (max(start, end - TAIL), start):
+        async for records in side.read(SUPPRESSIONS, partition, begin, end):
+            newest = max([newest, *(int(h.get(record.headers, h.VERSION) or -1) for record in records)])
+        if newest >= 0:
+            break  # else compaction has taken all of the tail
+    with store.begin() as tx:
+        lost = [(key, value) for key, value in stored(tx) if version_of(value) > newest]
+    if lost:
+        log.error("%s[%d] ends before %d entries of the store: sent again", SUPPRESSIONS, partition, len(lost))
+        again = [suppression_record(Change(key, value, orjson.loads(value))) for key, value in lost]
+        await outputs.send([(SUPPRESSIONS, partition, [Record(value, key, headers) for key, value, headers in again])])
 
 
 async def _replay(side: Side, fold: Fold, places: Places, store: Store, partition: int, at: int, wanted: int) -> int:

@@ -234,6 +234,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("inflight") / "file"
 
 
+@pytest.mark.faults
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(facts=_HISTORY, orders=_ORDERS, seed=st.integers(0, 2**32))
 def test_any_way_gives_the_same_events_and_the_same_list(
@@ -254,6 +255,7 @@ def test_any_way_gives_the_same_events_and_the_same_list(
 ROLLUPS = ("rollup_minute_provider", "rollup_minute_ip_cause", "rollup_quarter", "rollup_hour_campaign")
 
 
+@pytest.mark.faults
 @pytest.mark.clickhouse
 @settings(max_examples=max(3, EXAMPLES // 100), deadline=None, suppress_health_check=list(HealthCheck))
 @given(facts=_HISTORY, seed=st.integers(0, 2**32))

@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from mailecho.pipeline.topics import apply_topics
-from mailecho.schemas.topics import CLASSIFIED, EVENTS, RAW_DELIVERY
+from mailecho.schemas.topics import CLASSIFIED, EVENTS, RAW_DELIVERY, SUPPRESSIONS
 from tests.agents.harness import Cluster, Worker, wait_until
 from tests.agents.test_classify_worker import SOURCE, all_committed, delivery, lines
 from tests.agents.test_ledger_worker import feed, history
@@ -110,3 +110,15 @@ def test_a_recreated_events_is_refused(cluster: Cluster) -> None:
     feed(cluster, history(9, 60))
     refuses(cluster.worker("ledger"), EVENTS, "was recreated")
     assert cluster.ends(EVENTS) == [0, 0]
+
+
+def test_a_list_that_was_recreated_is_sent_again(cluster: Cluster) -> None:
+    feed(cluster, history(60))
+    folded(cluster)
+    before = cluster.entries()
+    recreate(cluster, SUPPRESSIONS)
+    worker = cluster.worker("ledger")
+    wait_until(lambda: len(cluster.entries()) == len(before), "the entries of the store are sent again")
+    assert worker.stop() == 0, worker.said()
+    assert before
+    assert cluster.entries() == before

@@ -292,11 +292,6 @@ def fill_disk(pid: int, limit: int) -> None:
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
 
-def free_disk(pid: int) -> None:
-    """There is room again."""
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-
-
 def halves(records: Iterable[Raw]) -> tuple[list[Raw], list[Raw]]:
     """The first half of a feed and the second."""
     every = list(records)

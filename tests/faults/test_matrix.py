@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults import rows_kafka, rows_lander, rows_workers
-from tests.faults.rig import Rig
+from tests.faults.rig import Rig, halves
 from tests.fixtures_clickhouse import EmbeddedClickHouse
 from tests.fixtures_kafka import HEAP_MB, KafkaProcess
 
@@ -84,8 +85,12 @@ def play(rigs: Rigs, name: str, seed: int) -> None:
     rigs.sound = True
 
 
-@pytest.mark.parametrize("name", ["crash_of_classify"])
-def test_rows(rigs: Rigs, name: str) -> None:
+#: Those that a change breaks first, and that take seconds.
+SELECTED = ("two_owners", "failed_send_of_ledger", "replay_across_restart", "view_failure")
+
+
+@pytest.mark.parametrize("name", SELECTED)
+def test_selected_rows(rigs: Rigs, name: str) -> None:
     play(rigs, name, 20_264)
 
 
@@ -95,3 +100,20 @@ def test_rows(rigs: Rigs, name: str) -> None:
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_five_times(rigs: Rigs, name: str, seed: int) -> None:
     play(rigs, name, seed)
+
+
+@pytest.mark.faults(full=True)
+@pytest.mark.timeout(900)
+def test_clickhouse_down_for_six_minutes(rigs: Rigs) -> None:
+    """Longer than an intent is repeated on its word: what was under way is looked up."""
+    rig = rigs.take()
+    first, second = halves(rig.expect(20_265).records)
+    feeder = rig.feeding(first, 3.0)
+    time.sleep(1.5)
+    rig.clickhouse.kill()
+    feeder.finish()
+    time.sleep(360.0)
+    rig.feed(second)
+    rig.clickhouse.start()
+    rig.exact()
+    rigs.sound = True
