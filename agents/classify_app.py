@@ -11,6 +11,7 @@ from mailecho.agents.exits import refuse
 from mailecho.agents.known import classified_above
 from mailecho.agents.outputs import Outputs
 from mailecho.agents.poison import Inflight
+from mailecho.pipeline.classify.warm import load
 from mailecho.pipeline.config import Settings
 from mailecho.pipeline.endpoints import kafka_bootstrap
 from mailecho.pipeline.raw import reader_of
@@ -24,6 +25,7 @@ def build(settings: Settings) -> Worker:
     bootstrap = kafka_bootstrap(settings)
     app: Any = make_app(settings, GROUP_CLASSIFY, ROLE)
     reading = reader_of(settings)
+    load()
     outputs = Outputs(bootstrap, f"mailecho-{ROLE}-{settings.instance}")
     handler = ClassifyAgent(
         reading.reader,

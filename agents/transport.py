@@ -98,6 +98,7 @@ class BatchConsumer(driver.Consumer):
         self.progress = Progress()
         self._expected: dict[TP, int] = {}  # the next offset of each partition
         self._reread: dict[TP, int] = {}  # a gap's end, once it was asked for again
+        self._dropped: set[TP] = set()  # fetched and thrown away: to be fetched again
         transport: Any = self.transport
         self._pace = Pace(transport.pace_ms)
         self._accept_gap: bool = transport.accept_gap
@@ -106,13 +107,16 @@ class BatchConsumer(driver.Consumer):
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Fetched records as one message a chunk: its value is the list of ConsumerRecords."""
+        await self._fetch_dropped_again()
+        generation = self.app.consumer_generation_id
         records, active = await self._wait_next_records(timeout)
         self.polled_at = time.monotonic()
-        generation = self.app.consumer_generation_id
         if records is None or self.should_stop:
             return
-        if not self.flow_active:
-            # what was fetched is dropped; Faust seeks again when the rebalance is complete
+        if not self.flow_active or self.app.consumer_generation_id != generation:
+            # A fetch outlasts a rebalance: this may be of before it (`active` is), or of after the
+            # seek that ends it. Whatever it is, it is fetched again.
+            self._dropped.update(records)
             return
         self._pace.after(self._thread._consumer, any(records.values()))
         for tp, batch in records.items():
@@ -129,6 +133,18 @@ class BatchConsumer(driver.Consumer):
                 self._expected[tp] = chunk[-1].offset + 1
                 self.progress.delivered(tp, chunk[0].offset, chunk[-1].offset)
                 yield tp, self._to_message(tp, chunk)
+
+    async def _fetch_dropped_again(self) -> None:
+        """Go back to what is next of each partition of which a fetch was thrown away.
+
+        Nothing else would: the client's position has passed it, and only the next record would show the gap.
+        """
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow.wait())
+        while self._dropped and self.flow_active:
+            tp = self._dropped.pop()
+            if tp in self._expected:
+                await self.seek(tp, self._expected[tp])
 
     async def _contiguous(self, tp: TP, chunk: Records) -> bool:
         """Whether the chunk is what comes next; if not, what is missing is fetched or its loss refused."""
@@ -180,11 +196,12 @@ class BatchConsumer(driver.Consumer):
         self._reread.clear()
         committed = await super().seek_to_committed()
         if self._starts is None:
-            known = {tp: offset for tp, offset in committed.items() if offset is not None}
-            for tp, start in (await self.earliest_offsets(*known)).items() if known else ():
-                if known[tp] < start:
-                    self._refuse_gap(tp, known[tp], start)
-            self._expected.update(known)
+            for tp, start in (await self.earliest_offsets(*committed)).items() if committed else ():
+                offset = committed[tp]
+                if offset is not None and offset < start:
+                    self._refuse_gap(tp, offset, start)
+                # what nobody has read yet is read from the start
+                self._expected[tp] = start if offset is None else offset
             return committed
         positions = await self._starts(set(self.assignment()))
         for tp, offset in positions.items():
@@ -228,7 +245,7 @@ class BatchTransport(driver.Transport):
     def __init__(
         self,
         *args: Any,
-        pace_ms: int = 50,
+        pace_ms: int = 100,
         accept_gap: bool = False,
         starts: Starts | None = None,
         **kwargs: Any,

@@ -46,10 +46,13 @@ class KafkaSettings(_Section):
         description="A dead worker's partitions wait this long; Kafka refuses less than 6 s",
     )
     pace_ms: int = Field(
-        50,
+        100,
         ge=0,
         le=5_000,
-        description="Rest before each fetch: cost at live rates is per wake-up, not per event",
+        description="How long the broker gathers records for one fetch of a consumer (0: not at all). At live rates "
+        "cost is per wake-up, not per event: 50 takes about a sixth more CPU at 1,000 events/s than 100, 200 about a "
+        "quarter less; a record waits half of it, at each of three hops to the lookup. A backlog waits for nothing, "
+        "and neither does the first record after a silence",
     )
     heap_mb: int = Field(512, ge=128, description="Heap of the embedded broker")
 
@@ -75,7 +78,11 @@ class LanderSettings(_Section):
     """When a range of events is inserted."""
 
     flush_seconds: float = Field(
-        1.0, gt=0, le=60, description="The dedup window counts blocks: by the second, not faster"
+        1.0,
+        gt=0,
+        le=60,
+        description="Least time from one range of a partition to its next: most that a row waits. The dedup window "
+        "counts blocks, and each costs ClickHouse about 50 ms of CPU, however small: by the second, not faster",
     )
     flush_rows: int = Field(50_000, ge=1, le=500_000)
     flush_bytes: int = Field(48 * 1024 * 1024, ge=64 * 1024)

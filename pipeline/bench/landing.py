@@ -22,6 +22,7 @@ from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
+import orjson
 import psutil
 from aiokafka import TopicPartition
 
@@ -38,7 +39,6 @@ from mailecho.pipeline.landing.ranges import EventsRecord
 from mailecho.pipeline.times import row_time
 from mailecho.schemas import headers as h
 from mailecho.schemas.deadletter import Reason
-from mailecho.schemas.event import dump_row
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -221,7 +221,7 @@ def row(number: int) -> bytes:
         "raw_topic": "feedback.raw.delivery",
         "raw_offset": number,
     }
-    return dump_row({name: value for name, value in fields.items() if value != ""})
+    return orjson.dumps({name: value for name, value in fields.items() if value != ""})
 
 
 def _land(client: Client, records: list[_Record], size: int) -> None:

@@ -21,8 +21,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from mailecho.pipeline.bench.harness import Progress, Result, percentile, silent
-from mailecho.pipeline.bench.system import System, SystemFailed, percent_of_a_core, whole_system
 from mailecho.pipeline.bench.traffic import Record, producer_to, send_at
+from mailecho.pipeline.bench.up import System, SystemFailed, percent_of_a_core, whole_system
 from mailecho.pipeline.landing.database import write_client
 
 #: Between two questions for what has arrived: the answer's time is taken, so this is in every latency.
@@ -49,14 +49,19 @@ def run(rate: int = 1000, seconds: float = 60.0, idle: float = 30.0, progress: P
     """
     progress("starting a whole system")
     with whole_system() as system:
-        return asyncio.run(_measure(system, rate, seconds, idle, progress))
+        return measure(system, rate, seconds, idle, progress)
+
+
+def measure(system: System, rate: int, seconds: float, idle: float, progress: Progress = silent) -> Result:
+    """`run` on a system that runs already and has nothing to do."""
+    return asyncio.run(_measure(system, rate, seconds, idle, progress))
 
 
 async def _measure(system: System, rate: int, seconds: float, idle: float, progress: Progress) -> Result:
     async with producer_to(system.endpoints["kafka"]) as producer:
         progress("warming up")
-        await _watched(system, lambda sent: send_at(producer, rate, WARM_SECONDS, "warm", sent))
-        await asyncio.sleep(SETTLE_SECONDS)
+        await _watched(system, lambda sent: send_at(producer, rate, min(WARM_SECONDS, seconds), "warm", sent))
+        await asyncio.sleep(min(SETTLE_SECONDS, idle))
         progress(f"idle, {idle:g} s")
         resting = await _cpu(system, asyncio.sleep(idle))
         progress(f"processor time at {rate:,} records a second, {seconds:g} s")
@@ -135,11 +140,14 @@ async def _watched(
                         raise SystemFailed(f"{name} did not arrive within {LOST_SECONDS:g} s ({end})")
                 await asyncio.sleep(ASK_SECONDS)
 
-        async with asyncio.TaskGroup() as group:
-            for end in questions:
-                group.create_task(watch(end))
-            await load(sent)
-            stop.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for end in questions:
+                    group.create_task(watch(end))
+                await load(sent)
+                stop.set()
+        except* SystemFailed as failed:
+            raise failed.exceptions[0] from None
     return found
 
 

@@ -16,8 +16,8 @@ from typing import Any, TextIO
 from aiokafka import AIOKafkaProducer
 
 from mailecho.pipeline.bench.harness import Progress, machine, silent
-from mailecho.pipeline.bench.system import System, SystemFailed, whole_system
 from mailecho.pipeline.bench.traffic import producer_to, records
+from mailecho.pipeline.bench.up import System, SystemFailed, whole_system
 from mailecho.pipeline.landing.database import write_client
 from mailecho.schemas.topics import RAW_DELIVERY
 
@@ -45,15 +45,22 @@ def run(events: int = 10_000_000, samples: Path | None = None, progress: Progres
     """
     progress("starting a whole system")
     with whole_system() as system:
-        if samples is None:
-            return asyncio.run(_measure(system, events, None, progress))
-        with samples.open("w") as file:
-            file.write("seconds\tevents\tprocess\tmb\n")
-            return asyncio.run(_measure(system, events, file, progress))
+        return measure(system, events, samples, progress)
+
+
+def measure(system: System, events: int, samples: Path | None = None, progress: Progress = silent) -> dict[str, Any]:
+    """`run` on a system that runs already and has nothing to do."""
+    if samples is None:
+        return asyncio.run(_measure(system, events, None, progress))
+    with samples.open("w") as file:
+        file.write("seconds\tevents\tprocess\tmb\n")
+        return asyncio.run(_measure(system, events, file, progress))
 
 
 async def _measure(system: System, events: int, file: TextIO | None, progress: Progress) -> dict[str, Any]:
     client = await asyncio.to_thread(write_client, system.settings)
+    count_sql = "SELECT count() FROM events"
+    there = int(await asyncio.to_thread(client.command, count_sql))  # type: ignore[arg-type]
     landed, began, moved = 0, time.monotonic(), time.monotonic()
     taken: dict[str, list[tuple[int, float]]] = {}
     room = asyncio.Condition()
@@ -73,7 +80,7 @@ async def _measure(system: System, events: int, file: TextIO | None, progress: P
         nonlocal landed, moved
         while landed < events:
             before = landed
-            landed = int(await asyncio.to_thread(client.command, "SELECT count() FROM events"))  # type: ignore[arg-type]
+            landed = int(await asyncio.to_thread(client.command, count_sql)) - there  # type: ignore[arg-type]
             now = time.monotonic()
             moved = now if landed > before else moved
             if now - moved > STUCK_SECONDS:

@@ -20,7 +20,7 @@ from mailecho.pipeline.supervise import plan
 from mailecho.pipeline.supervise.child import Child, RollingLog, Spec
 from mailecho.pipeline.supervise.claim import claim
 from mailecho.pipeline.supervise.group import Group
-from mailecho.pipeline.supervise.machine import MachineMark, check_fingerprint, rewind
+from mailecho.pipeline.supervise.machine import MachineMark, check_fingerprint, pad_classified, rewind
 from mailecho.pipeline.supervise.panel import Lines, Panel, View
 from mailecho.pipeline.supervise.ready import answers, hints
 
@@ -176,6 +176,7 @@ class Up:
         kafka = self._settings.kafka.bootstrap_servers or await self._start_broker()
         await self._prepare_topics(kafka)
         if unclean:
+            await pad_classified(kafka)
             again = await rewind(kafka)
             self._mark.open()  # not before: a start that fails here must rewind at the next one
             self._view.note(f"the machine stopped without warning: {again:,} raw records are read again")

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from mailecho.schemas import headers as h
 from mailecho.schemas.classified import ID_AT, ID_END, ROW_PREFIX, event_line, row_of
 from mailecho.schemas.deadletter import DeadLetter, Reason
-from mailecho.schemas.event import COLUMNS, Event, dump_row
+from mailecho.schemas.event import COLUMNS, Event
 from mailecho.schemas.suppression import entry_key, split_entry_key
 from mailecho.schemas.taxonomy import FAULT_OF, TRUST_RANK, Cause, Fault, Kind, Permanence, Trust
+from tests.schemas.rows import dump_row
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 IDS = st.uuids().map(str)
