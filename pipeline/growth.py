@@ -33,6 +33,7 @@ from mailecho.pipeline.endpoints import kafka_bootstrap
 from mailecho.pipeline.faults import point
 from mailecho.pipeline.identity import load_identity
 from mailecho.pipeline.ledger.places import Places
+from mailecho.pipeline.members import has_members
 from mailecho.pipeline.partitions import partitions_of
 from mailecho.pipeline.side import Side, side_reader
 from mailecho.pipeline.topics import FIXED, apply_topics
@@ -114,19 +115,12 @@ async def _check_counts(bootstrap: str, old: int, wanted: int) -> None:
 
 
 async def _check_stopped(bootstrap: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    try:
-        await admin.start()
-        for answer in await admin.describe_consumer_groups(list(_GROUPS)):
-            for described in answer.groups:
-                if described[5]:
-                    raise GrowthRefused(
-                        f"the group {described[1]} has members: stop the classify workers, let the ledger fold what is "
-                        "there (lag 0), stop everything but the broker, and wait until Kafka forgets them "
-                        "(kafka.session_timeout_ms)"
-                    )
-    finally:
-        await admin.close()
+    for group in _GROUPS:
+        if await has_members(bootstrap, group):
+            raise GrowthRefused(
+                f"the group {group} has members: stop the classify workers, let the ledger fold what is there (lag 0), "
+                "stop everything but the broker, and wait until Kafka forgets them (kafka.session_timeout_ms)"
+            )
 
 
 async def _drained_end(side: Side, partition: int) -> int:

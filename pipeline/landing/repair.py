@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from mailecho.pipeline.endpoints import kafka_bootstrap
@@ -19,6 +18,7 @@ from mailecho.pipeline.landing.database import write_client
 from mailecho.pipeline.landing.intents import Progress
 from mailecho.pipeline.landing.migrations import INSERT_SETTINGS
 from mailecho.pipeline.landing.reconcile import Difference, counters_of, of_day, reconcile, views
+from mailecho.pipeline.members import has_members, offsets_of
 from mailecho.schemas import topics
 
 if TYPE_CHECKING:
@@ -77,26 +77,23 @@ def run(settings: Settings) -> list[Difference]:
 
 
 async def _check(settings: Settings, group: str = topics.GROUP_LANDER) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap(settings))
+    bootstrap = kafka_bootstrap(settings)
     try:
-        await admin.start()
-        (answer,) = await admin.describe_consumer_groups([group])
-        if any(described[5] for described in answer.groups):
-            raise RepairRefused(
-                "landers run: stop all of them, and wait "
-                f"{settings.kafka.session_timeout_ms / 1000:g} s, after which Kafka forgets them. Nothing is lost "
-                "meanwhile: the backlog lies in feedback.events, and suppressions go on"
-            )
-        for where, at in (await admin.list_consumer_group_offsets(group)).items():
-            if under_way(at.metadata or ""):
-                raise RepairRefused(
-                    f"{where.topic}[{where.partition}]: the last lander left a range half-way. Start one, which "
-                    "finishes it, stop it, and try again"
-                )
+        running, committed = await has_members(bootstrap, group), await offsets_of(bootstrap, group)
     except KafkaError as error:
         raise RepairRefused(f"Kafka does not say whether landers run: {error!r}") from error
-    finally:
-        await admin.close()
+    if running:
+        raise RepairRefused(
+            "landers run: stop all of them, and wait "
+            f"{settings.kafka.session_timeout_ms / 1000:g} s, after which Kafka forgets them. Nothing is lost "
+            "meanwhile: the backlog lies in feedback.events, and suppressions go on"
+        )
+    for where, at in committed.items():
+        if under_way(at.metadata or ""):
+            raise RepairRefused(
+                f"{where.topic}[{where.partition}]: the last lander left a range half-way. Start one, which "
+                "finishes it, stop it, and try again"
+            )
 
 
 def under_way(metadata: str) -> bool:

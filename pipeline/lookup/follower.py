@@ -181,10 +181,10 @@ class Follower:
         begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
         meta, offsets = self.store.meta(), self.store.offsets()
         known = meta.get("partitions")
-        if known is not None and int(known) != len(places):
+        if known is not None and len(places) < int(known):
             raise FollowRefused(
                 f"{self._topic} has {len(places)} partitions, and had {int(known)} when the map was made: "
-                f"their number never changes. Where the data was begun anew, remove {self.store.directory}"
+                f"their number never falls. Where the data was begun anew, remove {self.store.directory}"
             )
         why = _why_afresh(places, offsets, begins, ends, meta, cluster, keeps_ms, self._now_ms())
         if why is not None:
@@ -273,6 +273,8 @@ def _why_afresh(
 ) -> str | None:
     if "partitions" not in meta:
         return "a new map"
+    if len(places) != int(meta["partitions"]):
+        return f"the topic has {len(places)} partitions now"  # `mailecho topics grow` moved entries between them
     if meta.get("cluster", b"").decode() != cluster:
         return f"the Kafka cluster is another one ({cluster})"
     for place in places:

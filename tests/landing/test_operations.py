@@ -12,10 +12,12 @@ import psutil
 import pytest
 from clickhouse_connect.driver.client import Client
 from prometheus_client import REGISTRY
+from pydantic import SecretStr
 
 from mailecho.pipeline.landing.migrations import Migration, load_migrations, migrate
 from mailecho.pipeline.landing.reconcile import reconcile
-from mailecho.pipeline.landing.repair import repair
+from mailecho.pipeline.landing.repair import RepairRefused, repair
+from mailecho.pipeline.landing.repair import run as run_repair
 from mailecho.pipeline.landing.totals import Watch
 from mailecho.pipeline.status import kafka_counts
 from mailecho.schemas.deadletter import DeadLetter, Reason
@@ -249,6 +251,11 @@ def test_suppressions_go_on_while_clickhouse_is_away(
         ends = cluster.ends(EVENTS)
         until(lambda: offset_landed(own_client, EVENTS) >= ends[0], "all of it lands")
         assert own_client.query("SELECT kind, count() FROM events GROUP BY 1").result_rows == [("bounce", 1)]
+        reached = fresh_clickhouse.settings().clickhouse.model_copy(
+            update={"url": fresh_clickhouse.url, "password": SecretStr(fresh_clickhouse.token)}
+        )
+        with pytest.raises(RepairRefused, match="landers run: stop all of them"):
+            run_repair(cluster.settings().model_copy(update={"clickhouse": reached}))
     finally:
         for worker in cluster.workers:
             worker.kill()

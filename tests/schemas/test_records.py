@@ -151,6 +151,14 @@ def test_dead_letter_headers_round_trip(letter: DeadLetter) -> None:
     assert len({name for name, _ in headers}) == len(headers)
 
 
+def test_a_dead_letter_of_an_earlier_release_is_read() -> None:
+    letter = DeadLetter(
+        reason=Reason.EMPTY, origin_topic="t", origin_partition=1, origin_offset=2, origin_timestamp=3, redriven=4
+    )
+    earlier = [(name, value) for name, value in letter.headers() if name not in (h.REINSERTED, h.DETAIL)]
+    assert DeadLetter.from_headers(earlier) == letter
+
+
 def test_dead_letter_detail_is_bounded() -> None:
     letter = DeadLetter(
         reason=Reason.INVALID,
