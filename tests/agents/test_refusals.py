@@ -62,6 +62,7 @@ def folded(cluster: Cluster) -> None:
     assert worker.stop() == 0, worker.said()
 
 
+@pytest.mark.faults(full=True)
 def test_raw_records_that_expired_unread_stop_classify_until_the_gap_is_accepted(cluster: Cluster) -> None:
     cluster.produce(RAW_DELIVERY, [delivery(n) for n in range(20)], 0, SOURCE)
     cluster.produce(RAW_DELIVERY, [delivery(n) for n in range(20, 40)], 1, SOURCE)
@@ -80,6 +81,7 @@ def test_raw_records_that_expired_unread_stop_classify_until_the_gap_is_accepted
     assert found == [(p, offset) for p in range(2) for offset in range(40) if not 20 <= offset < 25]
 
 
+@pytest.mark.faults(full=True)
 def test_classified_that_expired_unread_stops_the_ledger_until_the_gap_is_accepted(cluster: Cluster) -> None:
     feed(cluster, history(60))
     folded(cluster)
@@ -90,35 +92,22 @@ def test_classified_that_expired_unread_stops_the_ledger_until_the_gap_is_accept
     assert [len(cluster.emissions(p)) for p in range(2)] == before
 
 
-def test_a_recreated_classified_is_refused_empty_or_not(cluster: Cluster) -> None:
-    feed(cluster, history(60))
-    folded(cluster)
-    ends = cluster.ends(EVENTS)
-    recreate(cluster, CLASSIFIED)
-    refuses(cluster.worker("ledger"), CLASSIFIED, "was recreated")
-    feed(cluster, history(9, 60))
-    refuses(cluster.worker("ledger"), CLASSIFIED, "was recreated")
-    feed(cluster, history(90, 70))
-    refuses(cluster.worker("ledger"), CLASSIFIED, "was recreated")
-    assert cluster.ends(EVENTS) == ends, "nothing was emitted under a number that was used"
-
-
-def test_a_recreated_events_is_refused(cluster: Cluster) -> None:
-    feed(cluster, history(60))
-    folded(cluster)
-    recreate(cluster, EVENTS)
-    feed(cluster, history(9, 60))
-    refuses(cluster.worker("ledger"), EVENTS, "was recreated")
-    assert cluster.ends(EVENTS) == [0, 0]
-
-
-def test_a_list_that_was_recreated_is_sent_again(cluster: Cluster) -> None:
+def test_a_recreated_list_is_sent_again_and_other_recreated_topics_are_refused(cluster: Cluster) -> None:
     feed(cluster, history(60))
     folded(cluster)
     before = cluster.entries()
+    assert before
     recreate(cluster, SUPPRESSIONS)
     worker = cluster.worker("ledger")
     wait_until(lambda: len(cluster.entries()) == len(before), "the entries of the store are sent again")
     assert worker.stop() == 0, worker.said()
-    assert before
     assert cluster.entries() == before
+    ends = cluster.ends(EVENTS)
+    recreate(cluster, CLASSIFIED)
+    for start, count in ((0, 0), (60, 9), (70, 90)):  # empty, shorter and longer than what was emitted
+        feed(cluster, history(count, start))
+        refuses(cluster.worker("ledger"), CLASSIFIED, "was recreated")
+    assert cluster.ends(EVENTS) == ends, "nothing was emitted under a number that was used"
+    recreate(cluster, EVENTS)
+    refuses(cluster.worker("ledger"), EVENTS, "was recreated")
+    assert cluster.ends(EVENTS) == [0, 0]
