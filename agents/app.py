@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -38,6 +39,8 @@ MAX_POLL_INTERVAL = 6 * 3600.0
 PROGRESS_SECONDS = 30.0
 #: Replayed after a crash: at most this much work is done again, and its duplicates are dropped.
 COMMIT_INTERVAL = 1.0
+#: New objects before the youngest are looked through for cycles: about ten chunks' worth of records.
+GARBAGE_EVERY = 50_000
 
 
 def make_app(settings: Settings, group: str, role: str, starts: Starts | None = None) -> faust.App:
@@ -75,7 +78,7 @@ def make_app(settings: Settings, group: str, role: str, starts: Starts | None = 
     app.transport = BatchTransport(
         app.conf.broker_consumer,
         app,
-        pace_seconds=settings.kafka.pace_ms / 1000,
+        pace_ms=settings.kafka.pace_ms,
         accept_gap=settings.accept_gap,
         starts=starts,
     )
@@ -142,6 +145,10 @@ def run_worker(build: Callable[[Settings], Worker], settings: Settings) -> None:
         worker = build(settings)
     except (IdentityKeyError, NotRunning, PolicyError) as error:
         refuse(str(error))
+    # What is loaded by now stays: it is not looked through again and again. The rest is mostly freed by its counts.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_EVERY)
     stop_metrics = metrics.serve_metrics(os.environ.get("MAILECHO_METRICS_PORT"))
     asyncio.run(_run(worker, settings))
     if stop_metrics:

@@ -19,6 +19,7 @@ from mailecho.pipeline.emission import TAIL, Emission, find_emission, last_emiss
 from mailecho.pipeline.ledger.emit import suppression_record
 from mailecho.pipeline.ledger.entries import Change, stored, version_of
 from mailecho.pipeline.ledger.fold import Fold, NotClassified
+from mailecho.pipeline.ledger.places import Places
 from mailecho.pipeline.ledger.store import Store, discard, open_or_discard
 from mailecho.pipeline.side import Side
 from mailecho.schemas import headers as h
@@ -39,7 +40,9 @@ class Owned:
     next: int
 
 
-async def catch_up(side: Side, outputs: Outputs, fold: Fold, directory: Path, partition: int, committed: int) -> Owned:
+async def catch_up(
+    side: Side, outputs: Outputs, fold: Fold, places: Places, directory: Path, partition: int, committed: int
+) -> Owned:
     """Open the partition's store and bring it to the last emission. Raises StoreInUse.
 
     `committed` is the group's offset on `classified` (0 for none), which counts only where `events`
@@ -49,7 +52,12 @@ async def catch_up(side: Side, outputs: Outputs, fold: Fold, directory: Path, pa
     start, end = await side.span(CLASSIFIED, partition)
     store = open_or_discard(directory)
     with store.begin() as tx:
-        at = fold.next_offset(tx)
+        at, counted = fold.next_offset(tx), fold.partitions(tx)
+    if counted not in (0, places.partitions):
+        log.warning("partition %d: made for %d partitions, now %d: rebuilding", partition, counted, places.partitions)
+        store.close()
+        discard(directory)
+        store, at = Store(directory), 0
     if emission is None:
         emission = await _without_events(side, partition, at, committed)
     wanted = emission.n + 1 if emission else 0
@@ -68,8 +76,10 @@ async def catch_up(side: Side, outputs: Outputs, fold: Fold, directory: Path, pa
         store, at = Store(directory), 0
     if at == 0 and wanted > 0:
         at = await _restore(side, fold, store, partition, wanted - 1, start)
-    at = await _replay(side, fold, store, partition, at, wanted)
+    at = await _replay(side, fold, places, store, partition, at, wanted)
     await _mend_list(side, outputs, store, partition)
+    with store.begin() as tx:
+        fold.made_for(tx, places.partitions)
     if emission and emission.totals:
         with store.begin() as tx:
             fold.count_from(tx, emission.totals)
@@ -162,8 +172,8 @@ async def _mend_list(side: Side, outputs: Outputs, store: Store, partition: int)
         await outputs.send([(SUPPRESSIONS, partition, [Record(value, key, headers) for key, value, headers in again])])
 
 
-async def _replay(side: Side, fold: Fold, store: Store, partition: int, at: int, wanted: int) -> int:
-    """Fold [at, wanted) muted."""
+async def _replay(side: Side, fold: Fold, places: Places, store: Store, partition: int, at: int, wanted: int) -> int:
+    """Fold [at, wanted) muted, without the lines whose keys have moved to another partition."""
     first, logged = at, time.monotonic()
     async for records in side.read(CLASSIFIED, partition, at, wanted):
         with store.begin() as tx:
@@ -174,7 +184,7 @@ async def _replay(side: Side, fold: Fold, store: Store, partition: int, at: int,
                     )
                     fold.start_at(tx, record.offset)
                 try:
-                    fold.apply(tx, record.offset, record.value or b"")
+                    fold.apply(tx, record.offset, places.only(record.value or b"", partition))
                 except NotClassified:
                     fold.skip(tx, record.offset)
                 at = record.offset + 1

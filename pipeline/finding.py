@@ -7,6 +7,7 @@ with its record's origin, into the event that goes on.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from mailecho.schemas.taxonomy import Cause, Kind, Permanence, Trust
 
@@ -17,7 +18,7 @@ CAMPAIGN_ONLY = "feedback_id"
 NOBODY = frozenset((UNRESOLVED, CAMPAIGN_ONLY))
 
 
-@dataclass(slots=True)
+@dataclass
 class Finding:
     """One (message, recipient). Text fields are "" and numbers 0 where nothing is known.
 
@@ -73,6 +74,16 @@ class Finding:
     last_attempt_raw: str = ""  # DSN Last-Attempt-Date or Arrival-Date, for the id
     identity: tuple[str, ...] = ()
     identity_ms: int | None = None
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Finding:
+        """A finding of these fields, which it keeps; the others have their defaults. For hot paths: nothing is checked.
+
+        (No slots: what is not set is found in the class, so that a finding costs what is known of it.)
+        """
+        finding = cls.__new__(cls)
+        finding.__dict__ = fields
+        return finding
 
 
 class Unreadable(ValueError):

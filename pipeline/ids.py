@@ -24,13 +24,18 @@ _HEADER_END = re.compile(rb"\r?\n\r?\n|\r\r")
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\n|\r|$)")
 
 
+_LENGTHS = tuple(length.to_bytes(4, "big") for length in range(256))
+
+
 def _digest(tag: str, fields: tuple[str, ...]) -> bytes:
-    h = hashlib.sha256()
-    for field in (tag, *fields):
-        data = field.encode("utf-8", "surrogatepass")
-        h.update(len(data).to_bytes(4, "big"))
-        h.update(data)
-    return h.digest()
+    try:
+        encoded = [field.encode() for field in (tag, *fields)]
+    except UnicodeEncodeError:
+        encoded = [field.encode("utf-8", "surrogatepass") for field in (tag, *fields)]
+    try:
+        return hashlib.sha256(b"".join([_LENGTHS[len(data)] + data for data in encoded])).digest()
+    except IndexError:
+        return hashlib.sha256(b"".join([len(data).to_bytes(4, "big") + data for data in encoded])).digest()
 
 
 def _uuid(raw: bytes) -> str:

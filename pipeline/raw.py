@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache, partial
 
 import orjson
 from pydantic import ValidationError
@@ -77,7 +76,7 @@ class RawReader:
             if topic == RAW_DELIVERY:
                 self._delivery(data, origin, read)
             else:
-                raw_id = cache(partial(ids.raw_id, data))
+                raw_id = _RawId(data)
                 for index, finding in enumerate(classify_message(data, self._own, received_ms)):
                     self._add(self._builder.lines(finding, origin, index, raw_id), read)
             if not read.lines and not read.letters:
@@ -99,7 +98,7 @@ class RawReader:
             tenant=origin.tenant,
             stream=origin.stream,
         )
-        raw_id = cache(partial(ids.raw_id, data))
+        raw_id = _RawId(data)
         index = 0
         for entry in entries:
             if isinstance(entry, Rejected):
@@ -197,6 +196,20 @@ def _domains(names: Iterable[str]) -> frozenset[str]:
 
 def _command_line(fields: dict[str, object]) -> bytes:
     return orjson.dumps({"command": fields})
+
+
+class _RawId:
+    """The identity of a raw record, made when it is first asked for."""
+
+    __slots__ = ("_data", "_found")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._found = ""
+
+    def __call__(self) -> str:
+        self._found = self._found or ids.raw_id(self._data)
+        return self._found
 
 
 def _origin(topic: str, partition: int, offset: int, received_ms: int, headers: Iterable[tuple[str, bytes]]) -> Origin:

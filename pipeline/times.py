@@ -16,15 +16,27 @@ OLDEST_MS = 400 * DAY_MS
 AHEAD_MS = DAY_MS
 
 
-@lru_cache(maxsize=4096)
 def row_time(ms: int) -> str:
     """Epoch milliseconds as a row's time. Raises OverflowError outside the years 1 to 9999."""
-    return (_EPOCH + timedelta(milliseconds=ms)).isoformat(" ", "milliseconds")[:23]
+    return f"{_second(ms // 1000)}{ms % 1000:03d}"
 
 
-@lru_cache(maxsize=4096)
 def row_ms(text: str) -> int:
     """A row's time as epoch milliseconds. Raises ValueError for text that is none."""
+    if len(text) == 23 and text[19] == ".":
+        fraction = text[20:]
+        if fraction.isdecimal() and fraction.isascii():
+            return _second_ms(text[:19]) + int(fraction)
+    return (datetime.fromisoformat(text) - _NAIVE_EPOCH) // _MS
+
+
+@lru_cache(maxsize=16_384)
+def _second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat(" ")[:19] + "."
+
+
+@lru_cache(maxsize=16_384)
+def _second_ms(text: str) -> int:
     return (datetime.fromisoformat(text) - _NAIVE_EPOCH) // _MS
 
 

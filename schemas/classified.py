@@ -27,7 +27,7 @@ COPY_PREFIX = b'{"copy":'
 
 
 def event_line(row: bytes, address: str) -> bytes:
-    """An event line from the row's bytes (`event.dump_row`) and the recipient's address ("" if none)."""
+    """An event line from the row's bytes (an `event.Event`) and the recipient's address ("" if none)."""
     return b'{"row":' + row + b',"address":' + orjson.dumps(address) + b"}"
 
 

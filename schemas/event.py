@@ -1,15 +1,13 @@
 """The normalised event: one row of ClickHouse's `events` and one line of `feedback.events`.
 
-`Event` is the documented contract (JSON Schema is generated from it). The hot path writes rows
-with `dump_row`, which gives the same JSON; a test holds the two together.
+`Event` is the documented contract (JSON Schema is generated from it): defaults are left out, `event_id`
+is first. `pipeline.events` writes rows without the model; a test holds the two together.
 """
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import UUID
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from mailecho.schemas.taxonomy import Cause, Fault, Kind, Permanence, Trust
@@ -80,18 +78,3 @@ class Event(BaseModel):
 
 
 COLUMNS: tuple[str, ...] = tuple(Event.model_fields)
-
-_DEFAULTS: dict[str, Any] = {
-    name: (str(field.default) if isinstance(field.default, UUID) else field.default)
-    for name, field in Event.model_fields.items()
-    if not field.is_required()
-}
-
-
-def dump_row(values: dict[str, Any]) -> bytes:
-    """One event as the JSON line of `feedback.events`: `event_id` first, defaults left out.
-
-    `values` has an Event's fields as plain JSON types, in Event's order, `event_id` first.
-    """
-    defaults = _DEFAULTS
-    return orjson.dumps({k: v for k, v in values.items() if k not in defaults or v != defaults[k]})

@@ -42,6 +42,7 @@ ORIGIN_PARTITION = "origin-partition"
 ORIGIN_OFFSET = "origin-offset"
 ORIGIN_TIMESTAMP = "origin-timestamp"
 REDRIVEN = "redriven"  # how often it has been sent back
+REINSERTED = "reinserted"  # how often a redrive could not send it and put it behind the others
 
 #: The schema versions that this release writes, by name.
 WRITES = {

@@ -7,6 +7,7 @@ from the compacted topic alone (DESIGN 2, point 7).
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import quote, unquote
 
@@ -67,7 +68,12 @@ class SuppressionEntry(BaseModel):
 
 def entry_key(scope: str, scope_id: str, subject: str, subject_key: str) -> bytes:
     """The key of an entry on the topic and in the lookup: `scope/scope id/subject/subject key`."""
-    return f"{scope}/{quote(scope_id, safe='')}/{subject}/{subject_key}".encode()
+    return f"{scope}/{_quoted(scope_id)}/{subject}/{subject_key}".encode()
+
+
+@lru_cache(maxsize=1024)
+def _quoted(scope_id: str) -> str:
+    return quote(scope_id, safe="")
 
 
 def split_entry_key(key: bytes) -> tuple[str, str, str, str]:

@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from mailecho.pipeline.classify.codes import codes_in, joined
+from mailecho.pipeline.classify.listed import listed
 from mailecho.pipeline.classify.ruleset import Rule, RuleSet, rules_version, ruleset
 from mailecho.pipeline.message.addresses import ADDRESS
 from mailecho.schemas.taxonomy import Cause, Permanence
@@ -41,10 +42,6 @@ _TRANSIENT = frozenset(
 )
 
 _ACCEPTED = re.compile(r"\s*(2\d\d)(?=$|[ -])[ -]?(2\.\d\.\d{1,3})?")
-_IP = re.compile(
-    r"(?<![\d.])((?:25[0-5]|2[0-4]\d|1?\d?\d)(?:\.(?:25[0-5]|2[0-4]\d|1?\d?\d)){3})(?![\d.]*\d)"
-    r"|(?<![\w:])([0-9a-f]{1,4}(?::[0-9a-f]{0,4}){3,7})(?![\w:])"
-)
 #: An address with what encloses it: one "@" to the rules.
 QUOTED_ADDRESS = re.compile(rf"[<\"'(\[]{{0,2}}(?:mailto:)?{ADDRESS.pattern}[>\"')\]]{{0,2}}")
 
@@ -112,9 +109,10 @@ class Weighed(NamedTuple):
 
 def normalised(text: str) -> str:
     """Text as rules see it: case-folded, white space collapsed, addresses as "@", plain apostrophes."""
-    text = " ".join(text.split()).casefold()
-    if "@" in text:
-        text = QUOTED_ADDRESS.sub("@", text)
+    words = text.casefold().split()
+    if "@" in text:  # no address has white space in it
+        words = [QUOTED_ADDRESS.sub("@", word) if "@" in word else word for word in words]
+    text = " ".join(words)
     if not text.isascii():
         text = text.replace("\u2019", "'").replace("\u2018", "'")
     return text
@@ -169,7 +167,7 @@ def _classify(diagnostic: str, smtp_code: int, status: str, host: str, stage: st
             break
     return Verdict(
         rule.cause,
-        rule.detail if rule.cause is not Cause.BLOCKLIST else _listed(rule, text),
+        rule.detail if rule.cause is not Cause.BLOCKLIST else listed(rule.detail, text),
         _permanence(kind, rule.cause),
         shown,
         code,
@@ -226,9 +224,3 @@ def _permanence(code_class: str, cause: Cause | None) -> Permanence:
     if cause is None or cause is Cause.UNDETERMINED:
         return Permanence.UNKNOWN
     return Permanence.TRANSIENT if cause in _TRANSIENT else Permanence.PERMANENT
-
-
-def _listed(rule: Rule, text: str) -> str:
-    """A blocklist's id with the address that is listed: `spamhaus_zen:192.0.2.1`."""
-    found = _IP.search(text.lower())
-    return f"{rule.detail}:{found[1] or found[2]}".lstrip(":") if found else rule.detail

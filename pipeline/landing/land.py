@@ -179,7 +179,9 @@ class Landing:
                     origin = lines.origin(position)
                     detail = f"{table}, row {origin.index}: {why}"
                     await self._outside.dead_letter(origin.record, rows[position][:-1], Reason.REJECTED, detail)
+                point("lander.after_letters")
                 await self._intend(part, replace(intent, **{field: to_runs(found)}))  # type: ignore[arg-type]
+                point("lander.after_exclusion")
             else:
                 metrics.INSERTS.labels(table, str(part.repeated).lower()).inc()
                 return

@@ -28,18 +28,21 @@ class Seen:
 
     def check(self, tx: Transaction, raw: bytes, clock: int) -> bool:
         """True if the id is a duplicate. Either way it counts as seen at `clock` from now on."""
-        place = self._place(tx, raw, clock)
+        younger, older = self._generations.names(tx)
+        dated = id_ms(raw)
+        bucket = f"ids/{self._name}/day/{dated // self._near}"
+        place = bucket if -self._near <= dated - clock <= self._near else younger
         now = clock.to_bytes(_VALUE, "big")
-        fresh = tx.add(place, raw, now)
-        last = clock if fresh else int.from_bytes(tx.get(place, raw) or b"", "big")
-        if not fresh:
+        seen = False
+        if not tx.add(place, raw, now):
+            seen = int.from_bytes(tx.get(place, raw) or b"", "big") >= clock - self._window
             tx.put(place, raw, now)
-        seen = not fresh and last >= clock - self._window
         # Not always where it would go now: it may have been dated near the clock, and no more.
-        for other in self._others(tx, raw, place):
-            value = tx.get(other, raw)
-            if value is not None and int.from_bytes(value, "big") >= clock - self._window:
-                seen = True
+        for other in (bucket, younger, older):
+            if other != place and tx.exists(other):
+                value = tx.get(other, raw)
+                if value is not None and int.from_bytes(value, "big") >= clock - self._window:
+                    seen = True
         return seen
 
     def advance(self, tx: Transaction, clock: int) -> None:
@@ -50,16 +53,3 @@ class Seen:
             if (int(name[len(prefix) :]) + 2) * self._near + self._window < clock:
                 tx.drop(name)
         self._generations.advance(tx, clock)
-
-    def _place(self, tx: Transaction, raw: bytes, clock: int) -> str:
-        dated = id_ms(raw)
-        if abs(dated - clock) <= self._near:
-            return self._bucket(dated)
-        return self._generations.names(tx)[0]
-
-    def _others(self, tx: Transaction, raw: bytes, place: str) -> list[str]:
-        names = (self._bucket(id_ms(raw)), *self._generations.names(tx))
-        return [name for name in names if name != place and tx.exists(name)]
-
-    def _bucket(self, dated: int) -> str:
-        return f"ids/{self._name}/day/{dated // self._near}"

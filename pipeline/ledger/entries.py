@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import orjson
 
@@ -17,7 +16,6 @@ from mailecho.pipeline.ledger.generations import Generations
 from mailecho.pipeline.ledger.policy import Facts, Incident, Policy, decide, matching, merge, newest_answered
 from mailecho.pipeline.ledger.store import Transaction
 from mailecho.schemas.suppression import Scope, State, entry_key
-from mailecho.schemas.taxonomy import Kind, Trust
 
 ENTRIES = "entries"
 PENDING = "pending"
@@ -59,6 +57,9 @@ class Entries:
         self._deliveries = Generations("delivered", b"delivered", window_ms)
         self._forget_ms = forget_ms
         self._keep_addresses = keep_addresses
+        self._policy: Policy | None = None
+        #: The kinds of event that some rule about addresses counts.
+        self.counted: frozenset[str] = frozenset()
 
     def begin(self, tx: Transaction, policy: Policy, offset: int) -> Entries:
         """Start on the record at `offset`."""
@@ -71,18 +72,18 @@ class Entries:
 
     def use(self, policy: Policy) -> None:
         """Decide by this policy from here on."""
+        if policy is self._policy:
+            return
         self._policy = policy
-        resettable = (rule for rule in policy.rule if rule.reset_by_delivery and rule.subject == "address")
+        rules = [rule for rule in policy.rule if rule.subject == "address"]
+        self.counted = frozenset(kind.value for rule in rules for kind in rule.kinds)
+        resettable = (rule for rule in rules if rule.reset_by_delivery)
         self._reset_scopes = {rule.scope for rule in resettable}
 
     def recipient_fact(self, row: dict[str, Any], address: str, incident: Incident) -> None:
-        """Take one event about an address: a failure, a complaint, or a delivery that answers them."""
+        """Take one event about an address that may be among the `counted`: a failure, a complaint."""
         tenant, stream, key = row.get("tenant", ""), row.get("stream", ""), row["recipient_key"]
-        if incident.kind == Kind.DELIVERY:
-            if incident.trust == Trust.VERIFIED:
-                self._delivery(tenant, stream, key, incident.at)
-            return
-        for rule in matching(self._policy, incident, "address"):
+        for rule in matching(self._in_force, incident, "address"):
             scope_id = _scope_id(rule.scope, tenant, stream)
             working = self._work(rule.scope, scope_id, "address", key, row.get("recipient_domain", ""))
             if address:
@@ -91,7 +92,7 @@ class Entries:
 
     def domain_fact(self, domain: str, incident: Incident) -> None:
         """Take one failure that concerns a whole domain."""
-        for rule in matching(self._policy, incident, "domain"):
+        for rule in matching(self._in_force, incident, "domain"):
             # a domain is the same for every tenant, whatever the rule says
             self._count(self._work(Scope.GLOBAL, "", "domain", domain, domain), rule.id, incident)
 
@@ -173,17 +174,23 @@ class Entries:
         """Forget deliveries older than a window, in two generations."""
         self._deliveries.advance(tx, clock)
 
-    def _delivery(self, tenant: str, stream: str, key: str, at: int) -> None:
-        place, name = self._deliveries.names(self._tx)[0], _delivered_name(tenant, key)
+    def delivery(self, tenant: str, stream: str, key: str, at: int) -> None:
+        """Take a verified delivery, which answers what came before it."""
+        tx, name = self._tx, _delivered_name(tenant, key)
+        place = self._deliveries.names(tx)[0]
         value = at.to_bytes(8, "big")
-        known = self._tx.get(place, name)
-        if known is None or known < value:
-            self._tx.put(place, name, value)
+        if not tx.add(place, name, value) and (tx.get(place, name) or b"") < value:
+            tx.put(place, name, value)
         for scope in self._reset_scopes:
-            full = entry_key(scope, _scope_id(scope, tenant, stream), "address", key)
-            if full not in self._touched and self._tx.get(ENTRIES, full) is None:
-                continue
-            self._work(scope, _scope_id(scope, tenant, stream), "address", key, "")
+            scope_id = _scope_id(scope, tenant, stream)
+            full = entry_key(scope, scope_id, "address", key)
+            if full in self._touched or tx.get(ENTRIES, full) is not None:
+                self._work(scope, scope_id, "address", key, "")
+
+    @property
+    def _in_force(self) -> Policy:
+        assert self._policy is not None, "begin first"
+        return self._policy
 
     def _delivered(self, working: _Working) -> int:
         if working.head["subject"] != "address" or working.head["scope"] == Scope.GLOBAL:
@@ -221,7 +228,7 @@ class Entries:
         rows[rule_id] = merge(rows.get(rule_id, []), fact)
 
     def _decided(self, key: bytes, working: _Working) -> Change | None:
-        facts, policy = working.facts, self._policy
+        facts, policy = working.facts, self._in_force
         # From the rows that are kept, so that one which a newer report of its message replaced leaves no trace.
         facts.reset = newest_answered(facts, policy, max(facts.reset, self._delivered(working)))
         d = decide(policy, facts)
@@ -289,4 +296,4 @@ def _scope_id(scope: str, tenant: str, stream: str) -> str:
 
 
 def _delivered_name(tenant: str, key: str) -> bytes:
-    return UUID(key).bytes + tenant.encode("utf-8", "surrogatepass")[:400]
+    return bytes.fromhex(key.replace("-", "")) + tenant.encode("utf-8", "surrogatepass")[:400]

@@ -8,7 +8,7 @@ reader who drops what is at or below its watermark sees each exactly once (DESIG
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -21,7 +21,7 @@ from mailecho.pipeline.ledger.store import Transaction
 from mailecho.pipeline.times import row_ms
 from mailecho.schemas.classified import COMMAND_PREFIX, COPY_PREFIX, ID_END, ROW_PREFIX, row_of
 from mailecho.schemas.event import NO_ID
-from mailecho.schemas.taxonomy import Kind
+from mailecho.schemas.taxonomy import Kind, Trust
 from mailecho.schemas.topics import DAY_MS, RAW_DELIVERY, Windows
 
 META = "meta"
@@ -29,6 +29,10 @@ NEXT = b"next"
 CLOCK = b"clock"
 TOTALS = b"totals"
 POLICY = b"policy"
+PARTITIONS = b"partitions"
+
+_DELIVERY = Kind.DELIVERY.value
+_VERIFIED = Trust.VERIFIED.value
 
 
 @dataclass(slots=True)
@@ -82,6 +86,9 @@ class Fold:
         self._seen_report = Seen("report", windows.report_ms, min(DAY_MS, windows.report_ms // 3))
         self._default = default_policy
         self._policies: dict[bytes, Policy] = {}
+        #: What was last asked of a store, and by which transaction: nobody else changes it meanwhile.
+        self._policy_of: tuple[Transaction, Policy] | None = None
+        self._totals_of: tuple[Transaction, Totals] | None = None
         self._entries = Entries(windows.report_ms, keep_addresses=keep_addresses, forget_ms=forget_ms)
 
     def next_offset(self, tx: Transaction) -> int:
@@ -92,8 +99,17 @@ class Fold:
         """Say that a new store begins at `offset`."""
         tx.put(META, NEXT, offset.to_bytes(8, "big"))
 
+    def partitions(self, tx: Transaction) -> int:
+        """How many partitions there were when the store was made; 0 for a new one."""
+        return _int(tx.get(META, PARTITIONS))
+
+    def made_for(self, tx: Transaction, partitions: int) -> None:
+        """Say how many partitions there are: with another number a store holds what has moved away."""
+        tx.put(META, PARTITIONS, partitions.to_bytes(4, "big"))
+
     def count_from(self, tx: Transaction, totals: bytes) -> None:
         """Go on counting from these totals: those of the emission that a rebuilt store stands at."""
+        self._totals_of = None
         tx.put(META, TOTALS, totals)
 
     def totals(self, tx: Transaction) -> Totals:
@@ -106,6 +122,7 @@ class Fold:
 
     def restore_policy(self, tx: Transaction, policy: bytes) -> None:
         """Put the policy in force, as read from the topic, into a new store."""
+        self._policy_of = None
         tx.put(META, POLICY, policy)
 
     def explicit_policy(self, tx: Transaction) -> bytes | None:
@@ -114,12 +131,13 @@ class Fold:
 
     def policy(self, tx: Transaction) -> Policy:
         """The policy in force at the store's offset."""
+        if self._policy_of is not None and self._policy_of[0] is tx:
+            return self._policy_of[1]
         data = tx.get(META, POLICY)
-        if data is None:
-            return self._default
-        known = self._policies.get(data)
+        known = self._default if data is None else self._policies.get(data)
         if known is None:
-            known = self._policies[data] = parse_policy(orjson.loads(data))
+            known = self._policies[data or b""] = parse_policy(orjson.loads(data or b""))
+        self._policy_of = tx, known
         return known
 
     def apply(self, tx: Transaction, offset: int, value: bytes) -> Output:
@@ -127,16 +145,19 @@ class Fold:
 
         Raises NotClassified before anything is changed.
         """
-        lines = [_parse(line, offset) for line in value.split(b"\n") if line]
+        facts = [_parse(line, offset) for line in value.split(b"\n") if line]
         out = Output(offset)
         started = clock = _int(tx.get(META, CLOCK))
-        totals = self.totals(tx)
+        if self._totals_of is None or self._totals_of[0] is not tx:
+            self._totals_of = tx, self.totals(tx)
+        totals = self._totals_of[1]
         self._entries.begin(tx, self.policy(tx), offset)
-        for line, parsed, received in lines:
-            if "row" in parsed:
+        for fact in facts:
+            if isinstance(fact, _Event):
                 totals.classified += 1
-                clock = self._event(tx, line, parsed, received, clock, totals, out)
+                clock = self._event(tx, fact, clock, totals, out)
                 continue
+            parsed, received = fact
             clock = max(clock, received)
             if "copy" in parsed:
                 totals.copies += 1
@@ -159,36 +180,33 @@ class Fold:
         """Pass a record that is not classified: its output is empty, as for any other number."""
         return self.apply(tx, offset, b"")
 
-    def _event(
-        self,
-        tx: Transaction,
-        line: bytes,
-        parsed: dict[str, Any],
-        received: int,
-        clock: int,
-        totals: Totals,
-        out: Output,
-    ) -> int:
-        row = parsed["row"]
-        delivery_log = row["raw_topic"] == RAW_DELIVERY
+    def _event(self, tx: Transaction, event: _Event, clock: int, totals: Totals, out: Output) -> int:
+        line, parsed, row_bytes, raw_id, delivery_log, received, at = event
         window = self._windows.delivery_ms if delivery_log else self._windows.report_ms
         if received < clock - window:
             totals.late += 1
             behind = f"{(clock - received) / 1000:.0f} s behind the clock, the window is {window / 1000:.0f} s"
             out.late.append((line, f"received {behind}"))
             return clock
-        clock = max(clock, received)
+        if received > clock:
+            clock = received
+        row = parsed["row"]
+        kind = row["kind"]
         seen = self._seen_delivery if delivery_log else self._seen_report
-        if seen.check(tx, UUID(row["event_id"]).bytes, clock):
+        if seen.check(tx, raw_id, clock):
             totals.duplicates += 1
-            if row["kind"] == Kind.DELIVERY:
+            if kind == _DELIVERY:
                 return clock
             # A twin may be trusted more than the one that came first: policy sees both.
         else:
             totals.events += 1
-            out.rows.append(row_of(line))
-        if row.get("recipient_key", NO_ID) != NO_ID:
-            self._entries.recipient_fact(row, parsed.get("address", ""), _incident(row, received))
+            out.rows.append(row_bytes)
+        if kind == _DELIVERY:
+            key = row.get("recipient_key")
+            if key and key != NO_ID and row.get("trust") == _VERIFIED:
+                self._entries.delivery(row.get("tenant", ""), row.get("stream", ""), key, at)
+        elif kind in self._entries.counted and row.get("recipient_key", NO_ID) != NO_ID:
+            self._entries.recipient_fact(row, parsed.get("address", ""), _incident(row, at))
         return clock
 
     def _command(self, tx: Transaction, command: dict[str, Any], clock: int, totals: Totals, out: Output) -> None:
@@ -200,41 +218,64 @@ class Fold:
         if command["type"] == "policy":
             out.policy = orjson.dumps(command["policy"], option=orjson.OPT_SORT_KEYS)
             tx.put(META, POLICY, out.policy)
+            self._policy_of = None
             self._entries.use(self.policy(tx))
         else:
             self._entries.command(command)
 
 
-def _parse(line: bytes, offset: int) -> tuple[bytes, dict[str, Any], int]:
-    """(line, its JSON, received in epoch milliseconds). Raises NotClassified."""
+class _Event(NamedTuple):
+    """An event line, read: `received` and `at` are epoch milliseconds, `at` is never after `received`."""
+
+    line: bytes
+    parsed: dict[str, Any]
+    row: bytes
+    event_id: bytes
+    delivery_log: bool
+    received: int
+    at: int
+
+
+def _parse(line: bytes, offset: int) -> _Event | tuple[dict[str, Any], int]:
+    """An event, or a command's or copy's JSON and when it was received (epoch ms). Raises NotClassified."""
     try:
         parsed = orjson.loads(line)
         if line.startswith(ROW_PREFIX):
             row = parsed["row"]
-            row["raw_topic"], row["kind"], row["occurred_at"]
-            if line[ID_END : ID_END + 1] != b'"' or len(row["event_id"]) != 36:
-                raise ValueError("event_id is no UUID")
-            row_of(line)
-            return line, parsed, row_ms(row["received_at"])
+            if line[ID_END : ID_END + 1] != b'"' or row["kind"].__class__ is not str:
+                raise ValueError("event_id is no UUID, or kind no text")
+            raw_id = _uuid_bytes(row["event_id"])
+            if "recipient_key" in row:
+                _uuid_bytes(row["recipient_key"])
+            received, occurred = row_ms(row["received_at"]), row_ms(row["occurred_at"])
+            at = occurred if occurred < received else received
+            return _Event(line, parsed, row_of(line), raw_id, row["raw_topic"] == RAW_DELIVERY, received, at)
         if line.startswith(COPY_PREFIX):
-            return line, parsed, int(parsed["copy"]["received"])
+            return parsed, int(parsed["copy"]["received"])
         if line.startswith(COMMAND_PREFIX):
-            return line, parsed, int(parsed["command"]["received"])
-    except (KeyError, ValueError, TypeError) as error:
+            return parsed, int(parsed["command"]["received"])
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise NotClassified(f"offset {offset}: no classified line ({error!r}): {line[:120]!r}") from None
     raise NotClassified(f"offset {offset}: a line that begins with {line[:24]!r} is no classified line")
+
+
+def _uuid_bytes(text: str) -> bytes:
+    raw = bytes.fromhex(text.replace("-", ""))
+    if len(text) != 36 or len(raw) != 16:
+        raise ValueError("no UUID")
+    return raw
 
 
 def _int(data: bytes | None) -> int:
     return int.from_bytes(data, "big") if data else 0
 
 
-def _incident(row: dict[str, Any], received: int) -> Incident:
+def _incident(row: dict[str, Any], at: int) -> Incident:
     outcome = row.get("outcome_id", NO_ID)
     return Incident(
         event_id=row["event_id"],
         kind=row["kind"],
-        at=min(row_ms(row["occurred_at"]), received),
+        at=at,
         cause=row.get("cause", ""),
         permanence=row.get("permanence", "unknown"),
         feedback_type=row.get("feedback_type", ""),

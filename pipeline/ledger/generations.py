@@ -18,11 +18,16 @@ class Generations:
         self._prefix = prefix
         self._meta_key = meta_key
         self._span = span_ms
+        self._tx: Transaction | None = None  # whose names are known
+        self._names = ("", "")
 
     def names(self, tx: Transaction) -> tuple[str, str]:
-        """The younger and the older map; either may not exist."""
-        number = self._state(tx)[0]
-        return self._name(number), self._name(number - 1)
+        """The younger and the older map; either may not exist. Asked of the store once a transaction."""
+        if tx is not self._tx:
+            number = self._state(tx)[0]
+            self._names = self._name(number), self._name(number - 1)
+            self._tx = tx
+        return self._names
 
     def advance(self, tx: Transaction, clock: int) -> None:
         """Rotate where the younger one has served for a span (both are old after two)."""
@@ -44,4 +49,5 @@ class Generations:
         return (int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big")) if value else (1, 0)
 
     def _begin(self, tx: Transaction, number: int, clock: int) -> None:
+        self._tx = None
         tx.put(_META, self._meta_key, number.to_bytes(8, "big") + clock.to_bytes(8, "big"))

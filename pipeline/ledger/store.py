@@ -66,49 +66,44 @@ class _LmdbTransaction:
     def __init__(self, store: Store, txn: lmdb.Transaction) -> None:
         self._store = store
         self._txn = txn
+        self._handles = store.handles
 
     def get(self, db: str, key: bytes) -> bytes | None:
-        handle = self._handle(db)
+        handle = self._handles.get(db)
         # without `buffers=True` a value is always bytes
         return None if handle is None else self._txn.get(key, db=handle)  # type: ignore[return-value]
 
     def put(self, db: str, key: bytes, value: bytes) -> None:
-        self._txn.put(key, value, db=self._handle(db, create=True))
+        self._txn.put(key, value, db=self._handles.get(db) or self._create(db))
 
     def add(self, db: str, key: bytes, value: bytes) -> bool:
-        return bool(self._txn.put(key, value, db=self._handle(db, create=True), overwrite=False))
+        return bool(self._txn.put(key, value, db=self._handles.get(db) or self._create(db), overwrite=False))
 
     def delete(self, db: str, key: bytes) -> None:
-        handle = self._handle(db)
+        handle = self._handles.get(db)
         if handle is not None:
             self._txn.delete(key, db=handle)
 
     def drop(self, db: str) -> None:
-        handle = self._handle(db)
+        handle = self._handles.pop(db, None)
         if handle is not None:
             self._txn.drop(handle, delete=True)
-            del self._store.handles[db]
-            self._store.known.discard(db)
+            self._store.committed.discard(db)
 
     def exists(self, db: str) -> bool:
-        return db in self._store.known
+        return db in self._handles
 
     def names(self, prefix: str) -> list[str]:
-        return sorted(name for name in self._store.known if name.startswith(prefix))
+        return sorted(name for name in self._handles if name.startswith(prefix))
 
     def items(self, db: str) -> Iterator[tuple[bytes, bytes]]:
-        handle = self._handle(db)
+        handle = self._handles.get(db)
         if handle is not None:
             for key, value in self._txn.cursor(db=handle):
                 yield bytes(key), bytes(value)
 
-    def _handle(self, db: str, create: bool = False) -> Any:
-        store = self._store
-        handle = store.handles.get(db)
-        if handle is None and (create or db in store.known):
-            handle = store.env.open_db(db.encode(), txn=self._txn, create=create)
-            store.handles[db] = handle
-            store.known.add(db)
+    def _create(self, db: str) -> Any:
+        handle = self._handles[db] = self._store.env.open_db(db.encode(), txn=self._txn)
         return handle
 
 
@@ -125,8 +120,10 @@ class Store:
         except OSError:
             os.close(self._lock)
             raise StoreInUse(f"another process holds {directory}: does a second worker of this instance run?") from None
+        #: Of every map there is, those that a transaction under way has made among them.
         self.handles: dict[str, Any] = {}
-        self.known: set[str] = set()
+        #: The maps of the last commit: a reader must not use a handle that is newer.
+        self.committed: set[str] = set()
         try:
             self.env = lmdb.open(str(directory / "data.mdb"), subdir=False, map_size=MAP_SIZE, max_dbs=MAX_DATABASES)
         except lmdb.Error as error:
@@ -154,15 +151,15 @@ class Store:
             self._open_all()
             raise
         txn.commit()
+        self.committed.update(self.handles)
         self._pad()
 
     def peek(self, db: str, key: bytes) -> bytes | None:
         """A value as of the last commit, beside a transaction that may be under way."""
-        handle = self.handles.get(db)
-        if handle is None:
+        if db not in self.committed:
             return None
         with self.env.begin() as txn:
-            return txn.get(key, db=handle)
+            return txn.get(key, db=self.handles[db])
 
     def close(self) -> None:
         """Give the directory back."""
@@ -177,8 +174,8 @@ class Store:
 
     def _open_all(self) -> None:
         with self.env.begin(write=True) as txn:
-            self.known = {bytes(key).decode() for key, _ in txn.cursor()}
-            self.handles = {name: self.env.open_db(name.encode(), txn=txn, create=False) for name in self.known}
+            self.committed = {bytes(key).decode() for key, _ in txn.cursor()}
+            self.handles = {name: self.env.open_db(name.encode(), txn=txn, create=False) for name in self.committed}
 
     def _needed(self) -> int:
         return int((self.env.info()["last_pgno"] + 1) * self.env.stat()["psize"])

@@ -19,6 +19,7 @@ MAX_HTML = 128 * 1024
 
 _OPENED = re.compile(r"<(script|style|head)\b[^<>]{0,200}>")
 _BREAK = re.compile(r"(?i)<(?:br|/?p|/?div|/?tr|/?li|/?h[1-6]|/?table|hr)\b[^<>]{0,500}>")
+_CELL = re.compile(r"(?i)</t[dh]>")
 _TAG = re.compile(r"<[!/a-zA-Z][^<>]{0,1000}>")
 _ANGLE_ADDRESS = re.compile(r"<([^<>@\s]{1,100}@[^<>@\s]{1,250})>")
 
@@ -76,6 +77,8 @@ def html_text(text: str) -> str:
     text = _ANGLE_ADDRESS.sub(r"&lt;\1&gt;", _shown(text[:MAX_HTML]))
     text = text.replace("\n", " ")
     text = _BREAK.sub("\n", text)
+    if "</t" in text or "</T" in text:
+        text = _CELL.sub(" ", text)
     text = html.unescape(_TAG.sub("", text)).replace("\xa0", " ")
     return "\n".join(line.strip() for line in text.split("\n"))
 

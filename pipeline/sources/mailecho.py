@@ -7,7 +7,7 @@ JSON Schema, in one loop; pydantic runs only to say what is wrong with an entry 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -138,7 +138,7 @@ def _tables() -> tuple[dict[str, int], dict[str, tuple[float, float]], frozenset
     return text, number, frozenset(DeliveryEntry.model_fields.keys() - text.keys() - number.keys())
 
 
-_TEXT, _NUMBER, _OTHER = _tables()
+_TEXT, _NUMBER, _OTHERS = _tables()
 #: kind -> (Kind, whether it needs a recipient)
 _KINDS = {
     name: (Kind(name), Kind(name) in _NEEDS_RECIPIENT)
@@ -146,7 +146,6 @@ _KINDS = {
 }
 _STAGES = frozenset(("connect", "helo", "mail", "rcpt", "data", "end_of_data", "", None))
 _STATUS = re.compile(r"(?:[245]\.[0-9]{1,3}\.[0-9]{1,3})?")
-_TIME_TYPES = frozenset((str, int, float))
 _MAX_QUEUE_SECONDS = 1e9
 _MAX_ID = 500
 
@@ -192,75 +191,100 @@ def _checked(entry: dict[str, Any], context: Context) -> Finding:
         raise _Refused
     kind, needs_recipient = known
     occurred_at = entry.get("occurred_at")
-    if occurred_at.__class__ not in _TIME_TYPES:
+    if not isinstance(occurred_at, (str, int, float)) or occurred_at.__class__ is bool:
         raise _Refused
-    result = Finding(kind)
-    result.source = context.source
-    result.trust = Trust.VERIFIED
-    result.tenant = context.tenant
-    result.stream = context.stream
+    fields: dict[str, Any] = {
+        "kind": kind,
+        "source": context.source,
+        "trust": Trust.VERIFIED,
+        "tenant": context.tenant,
+        "stream": context.stream,
+    }
     text, number = _TEXT, _NUMBER
     for name, value in entry.items():
-        if name in text:
-            if value.__class__ is str and len(value) <= text[name]:
-                setattr(result, name, value)
+        longest = text.get(name)
+        if longest is not None:
+            if value.__class__ is str and len(value) <= longest:
+                fields[name] = value
                 continue
         elif name in number:
             low, high = number[name]
             if value.__class__ is int and low <= value <= high:
-                setattr(result, name, value)
+                fields[name] = value
                 continue
         elif name in _OTHER:
+            if value is not None and (check := _OTHER[name]) is not None:
+                fields[name] = check(value)
             continue
         else:
             raise _Refused
         if value is not None:
             raise _Refused
-    _check_others(entry, result)
-    recipient = result.recipient
+    recipient = fields.get("recipient", "")
     if (recipient and not is_address(recipient)) or (not recipient and needs_recipient):
         raise _Refused
-    if (result.sending_ip and not is_ip(result.sending_ip)) or (result.remote_ip and not is_ip(result.remote_ip)):
-        raise _Refused
-    result.message_id = result.message_id.strip("<> ")
-    result.occurred_at_ms = occurred_ms = instant_ms(entry["occurred_at"])
-    result.occurred_at_raw = str(occurred_at)
-    native = entry.get("id")
+    for name in _IPS:
+        ip = fields.get(name)
+        if ip and not is_ip(ip):
+            raise _Refused
+    message_id = fields.get("message_id", "")
+    if message_id:
+        message_id = fields["message_id"] = message_id.strip("<> ")
+    occurred_ms = instant_ms(occurred_at)
+    fields["occurred_at_ms"] = occurred_ms
+    fields["occurred_at_raw"] = str(occurred_at)
+    native = fields.pop("id", None)
     if native is not None:
-        result.identity = ("id", result.tenant, native)
+        fields["identity"] = ("id", fields["tenant"], native)
     else:
-        result.identity = (
+        fields["identity"] = (
             name_of_kind,
-            result.message_id or result.envelope_id,
+            message_id or fields.get("envelope_id", ""),
             recipient.lower(),
             str(occurred_ms),
-            result.status,
-            str(result.attempt),
-            result.remote_host.lower(),
+            fields.get("status", ""),
+            str(fields.get("attempt", 0)),
+            fields.get("remote_host", "").lower(),
         )
-    return result
+    return Finding.of(fields)
 
 
-def _check_others(entry: dict[str, Any], result: Finding) -> None:
-    """The fields that are more than a length or a range."""
-    status = entry.get("status")
-    if status is not None:
-        if status.__class__ is not str or not _STATUS.fullmatch(status):
-            raise _Refused
-        result.status = status
-    stage = entry.get("stage")
-    if stage is not None:
-        if stage not in _STAGES:
-            raise _Refused
-        result.stage = stage
-    seconds = entry.get("queue_seconds")
-    if seconds is not None:
-        if seconds.__class__ not in (float, int) or not 0 <= seconds <= _MAX_QUEUE_SECONDS:
-            raise _Refused
-        result.queue_seconds = float(seconds)
-    native = entry.get("id")
-    if native is not None and (native.__class__ is not str or not 1 <= len(native) <= _MAX_ID):
+def _status(value: Any) -> str:
+    if value.__class__ is not str or not _STATUS.fullmatch(value):
         raise _Refused
+    return str(value)
+
+
+def _stage(value: Any) -> str:
+    if value not in _STAGES:
+        raise _Refused
+    return str(value)
+
+
+def _queue_seconds(value: Any) -> float:
+    if value.__class__ not in (float, int) or not 0 <= value <= _MAX_QUEUE_SECONDS:
+        raise _Refused
+    return float(value)
+
+
+def _id(value: Any) -> str:
+    if value.__class__ is not str or not 1 <= len(value) <= _MAX_ID:
+        raise _Refused
+    return str(value)
+
+
+#: The fields that are more than a length or a range; the first two are looked at before all others.
+_OTHER: dict[str, Callable[[Any], Any] | None] = {
+    "kind": None,
+    "occurred_at": None,
+    "id": _id,
+    "status": _status,
+    "stage": _stage,
+    "queue_seconds": _queue_seconds,
+}
+_IPS = ("sending_ip", "remote_ip")
+if _OTHER.keys() != _OTHERS:
+    raise RuntimeError("a field of the contract has no check")
 
 
 def _explain(entry: dict[str, Any]) -> Unreadable:

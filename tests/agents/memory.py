@@ -12,12 +12,16 @@ from pathlib import Path
 
 from aiokafka.structs import ConsumerRecord
 
+from mailecho.agents.breaker import Breaker
 from mailecho.agents.catchup import Owned
 from mailecho.agents.classify import ClassifyAgent
 from mailecho.agents.ledger import LedgerAgent
 from mailecho.agents.outputs import Outputs, Record
 from mailecho.agents.poison import Inflight
+from mailecho.pipeline.config import DeadLetterSettings
+from mailecho.pipeline.identity import Identity
 from mailecho.pipeline.ledger.fold import Fold
+from mailecho.pipeline.ledger.places import Places
 from mailecho.pipeline.ledger.policy import load_policy
 from mailecho.pipeline.ledger.store import MemoryStore
 from mailecho.pipeline.raw import Reading
@@ -70,13 +74,15 @@ class Memory:
             reading.reader,
             self.topics,
             self._inflight,
+            Breaker(DeadLetterSettings(max_consecutive=0, max_ratio=1.0), inflight.with_name("breaker")),
             partitions=PARTITIONS,
             rules_version=reading.rules,
             fingerprint=reading.fingerprint,
             clock=lambda: self.topics.now / 1000,
         )
         fold = Fold(Windows(), load_policy())
-        self._ledger = LedgerAgent("", fold, self.topics, inflight.parent, reading.fingerprint)
+        places = Places(Identity(b"k" * 32), PARTITIONS)  # asked when a partition is taken over alone
+        self._ledger = LedgerAgent("", fold, self.topics, places, inflight.parent, reading.fingerprint)
         for partition in range(PARTITIONS):
             self._ledger.owned[partition] = Owned(MemoryStore(), 0)  # type: ignore[arg-type]
 

@@ -6,9 +6,9 @@ import orjson
 import pytest
 
 from mailecho.schemas.classified import event_line
-from mailecho.schemas.event import dump_row
 from mailecho.schemas.topics import CLASSIFIED, RAW_DELIVERY
 from tests.agents.harness import Cluster, wait_until
+from tests.schemas.rows import dump_row
 
 pytestmark = pytest.mark.kafka
 

@@ -143,3 +143,28 @@ def test_the_rules_have_a_version() -> None:
 def test_any_text_gives_a_verdict(text: str, code: int, status: str) -> None:
     verdict = classify_reply(text, smtp_code=code, status=status, host=text[:20], stage=status)
     assert 0 <= verdict.confidence <= 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "detail"),
+    [
+        ("554 Client host [192.0.2.1] blocked using zen.spamhaus.org", "spamhaus_zen:192.0.2.1"),
+        (
+            "host mx.example [192.0.2.7] said: 554 5.7.1 blocked, https://www.spamhaus.org/query/ip/192.0.2.1",
+            "spamhaus_zen:192.0.2.1",
+        ),
+        ("host mx.example[192.0.2.7] said: 554 5.7.1 blocked by zen.spamhaus.org", "spamhaus_zen"),
+        ("553 5.3.0 x DNSBL:ATTRBL 521< 192.0.2.1 >_is_blocked.", "att_rbl:192.0.2.1"),
+        ("550 5.7.1 Domain shop.example is listed in dbl.spamhaus.org", "spamhaus_dbl:shop.example"),
+        (
+            "554 see https://www.spamhaus.org/query/domain/shop.example dbl.spamhaus.org",
+            "spamhaus_dbl:shop.example",
+        ),
+        ("550 5.7.1 URL host www.shop.example listed on multi.surbl.org", "surbl:www.shop.example"),
+        ("550 message contains a link <http://shop.example> on multi.uribl.com", "uribl:shop.example"),
+        ("550 5.7.1 blocked by multi.uribl.com", "uribl"),
+    ],
+)
+def test_what_a_blocklist_lists(reply: str, detail: str) -> None:
+    verdict = classify_reply(reply)
+    assert (verdict.cause, verdict.detail) == (Cause.BLOCKLIST, detail)

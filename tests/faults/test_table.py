@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 def shown_by() -> list[set[str]]:
     """The names in the last column, row by row."""
     text = (ROOT / "docs" / "DESIGN.md").read_text()
-    section = text.partition("## When something fails")[2].partition("\n## ")[0]
+    section = text.partition("## When something fails")[2].partition("\n## ")[0].partition("\n### ")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")][2:]
     return [set(re.findall(r"`(\w+)`", row.rpartition(" | ")[2])) for row in rows]
 

@@ -15,8 +15,8 @@ from mailecho.pipeline.ledger.policy import Policy, load_policy
 from mailecho.pipeline.ledger.store import MemoryStore
 from mailecho.pipeline.times import row_time
 from mailecho.schemas.classified import COPY_PREFIX, event_line
-from mailecho.schemas.event import dump_row
 from mailecho.schemas.topics import DAY_MS, RAW_DELIVERY, RAW_DSN, Windows
+from tests.schemas.rows import dump_row
 
 #: A clock to begin at: 2026-03-01.
 START = 1_772_323_200_000

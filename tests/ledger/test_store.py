@@ -85,3 +85,15 @@ def test_garbage_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreDamaged):
         Store(directory)
     open_or_discard(directory).close()
+
+
+def test_a_reader_beside_a_transaction_sees_the_last_commit(tmp_path: Path) -> None:
+    with Store(tmp_path / "s") as store:
+        with store.begin() as tx:
+            tx.put("old", b"k", b"1")
+        with store.begin() as tx:
+            tx.put("old", b"k", b"2")
+            tx.put("new", b"k", b"2")
+            assert store.peek("old", b"k") == b"1"
+            assert store.peek("new", b"k") is None, "the map is not there yet, for anybody else"
+        assert store.peek("new", b"k") == b"2"

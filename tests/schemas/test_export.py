@@ -15,8 +15,9 @@ from mailecho.schemas import export, topics
 from mailecho.schemas.classified import event_line
 from mailecho.schemas.command import COMMAND, Add, PolicyChange, Release
 from mailecho.schemas.deadletter import DeadLetter, Reason
-from mailecho.schemas.event import NO_ID, dump_row
+from mailecho.schemas.event import NO_ID
 from mailecho.schemas.suppression import Evidence, Scope, State, SuppressionEntry
+from tests.schemas.rows import dump_row
 
 FILES: dict[str, Any] = {name: json.loads(text) for name, text in export.export().items()}
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from mailecho.schemas import headers as h
 from mailecho.schemas.classified import ID_AT, ID_END, ROW_PREFIX, event_line, row_of
 from mailecho.schemas.deadletter import DeadLetter, Reason
-from mailecho.schemas.event import COLUMNS, Event, dump_row
+from mailecho.schemas.event import COLUMNS, Event
 from mailecho.schemas.suppression import entry_key, split_entry_key
 from mailecho.schemas.taxonomy import FAULT_OF, TRUST_RANK, Cause, Fault, Kind, Permanence, Trust
+from tests.schemas.rows import dump_row
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 IDS = st.uuids().map(str)
@@ -138,6 +139,7 @@ def test_the_last_header_of_a_name_counts() -> None:
         origin_offset=COUNTS,
         origin_timestamp=COUNTS,
         redriven=COUNTS,
+        reinserted=COUNTS,
     )
 )
 def test_dead_letter_headers_round_trip(letter: DeadLetter) -> None:
@@ -147,6 +149,14 @@ def test_dead_letter_headers_round_trip(letter: DeadLetter) -> None:
     assert DeadLetter.from_headers(headers) == letter
     assert headers[0] == ("source", b"postfix")
     assert len({name for name, _ in headers}) == len(headers)
+
+
+def test_a_dead_letter_of_an_earlier_release_is_read() -> None:
+    letter = DeadLetter(
+        reason=Reason.EMPTY, origin_topic="t", origin_partition=1, origin_offset=2, origin_timestamp=3, redriven=4
+    )
+    earlier = [(name, value) for name, value in letter.headers() if name not in (h.REINSERTED, h.DETAIL)]
+    assert DeadLetter.from_headers(earlier) == letter
 
 
 def test_dead_letter_detail_is_bounded() -> None:
