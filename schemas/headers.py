@@ -72,6 +72,14 @@ def get(headers: Iterable[tuple[str, bytes]], name: str) -> str | None:
     return None if found is None else found.decode("utf-8", "replace")
 
 
+def newer(headers: Iterable[tuple[str, bytes]], name: str) -> str | None:
+    """The record's schema where it is a newer minor version than the one we write, else None."""
+    value = get(headers, SCHEMA) or ""
+    have, _, minor = value.rpartition(".")
+    known, _, ours = f"{name}/{WRITES[name]}".rpartition(".")
+    return value if have == known and minor.isdigit() and int(minor) > int(ours) else None
+
+
 def check_schema(headers: Iterable[tuple[str, bytes]], name: str) -> None:
     """Raise SchemaRefused unless the record's schema is `name` with a major version that we know.
 

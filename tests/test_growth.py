@@ -23,7 +23,7 @@ from mailecho.pipeline.status import kafka_counts
 from mailecho.pipeline.verify.run import verify
 from mailecho.schemas import headers as h
 from mailecho.schemas.suppression import is_entry_key
-from mailecho.schemas.topics import CLASSIFIED, COMMANDS, EVENTS, GROUP_LEDGER, RAW_DELIVERY, SUPPRESSIONS
+from mailecho.schemas.topics import CLASSIFIED, COMMANDS, EVENTS, GROUP_LEDGER, RAW_ARF, RAW_DELIVERY, SUPPRESSIONS
 from tests.agents.harness import Cluster, wait_until
 from tests.agents.test_classify_worker import SOURCE, delivery
 from tests.fixtures_clickhouse import EmbeddedClickHouse
@@ -55,9 +55,11 @@ FACTS = [
     *(delivery(n) for n in range(100)),
     *(bounce(n) for n in range(100, 160)),
     *(no_domain(n) for n in range(160, 200)),
-    # without a recipient: placed by its own id
-    *(orjson.dumps({"kind": "complaint", "message_id": f"{n}@example.com", "campaign": "c"}) for n in range(200, 220)),
 ]
+
+#: Without a recipient: placed by their own ids.
+MAILS = [b"From: a@example.org\r\nTo: b@example.com\r\nSubject: lunch %d\r\n\r\nAt noon?\r\n" % n for n in range(20)]
+COUNT = len(FACTS) + len(MAILS)
 
 
 def newest(cluster: Cluster, *, backwards: bool = False) -> dict[bytes, bytes | None]:
@@ -128,6 +130,7 @@ def test_growth_is_exact_through_a_kill_at_every_step(
     try:
         start()
         cluster.produce(RAW_DELIVERY, FACTS, 0, SOURCE)
+        cluster.produce(RAW_ARF, MAILS)
         cluster.produce(COMMANDS, [command(n, address=f"Added{n}@example.org") for n in range(12)])
         cluster.produce(COMMANDS, [command(20 + n, domain=f"held{n}.example") for n in range(6)])
         wait_until(lambda: settled(cluster) and len(newest(cluster)) >= 78, "all is folded and landed")
@@ -137,7 +140,8 @@ def test_growth_is_exact_through_a_kill_at_every_step(
         stop(cluster)
         # raw topics may fill meanwhile; half of it has been counted
         later = [bounce(n) for n in range(300, 320)]
-        cluster.produce(RAW_DELIVERY, [*FACTS[60:220], *later], 1, SOURCE)
+        cluster.produce(RAW_DELIVERY, [*FACTS[60:], *later], 1, SOURCE)
+        cluster.produce(RAW_ARF, MAILS, 1)
         wait_until(lambda: members_gone(cluster), "Kafka has forgotten the workers")
 
         for fault in ("grow.after_lines:2", "grow.after_entries", "grow.before_events", "grow.after_events"):
@@ -168,8 +172,8 @@ def test_growth_is_exact_through_a_kill_at_every_step(
         start()
         wait_until(lambda: settled(cluster), "what came meanwhile is folded and landed")
         ((rows, ids),) = client.query("SELECT count(), uniqExact(event_id) FROM events").result_rows
-        assert counted == [(len(FACTS), len(FACTS))]
-        assert (rows, ids) == (len(FACTS) + len(later), len(FACTS) + len(later)), "what came twice is counted once"
+        assert counted == [(COUNT, COUNT)]
+        assert (rows, ids) == (COUNT + len(later), COUNT + len(later)), "what came twice is counted once"
         cluster.produce(COMMANDS, [command(40, address="added3@example.org").replace(b'"add"', b'"release"')])
         wait_until(
             lambda: any(

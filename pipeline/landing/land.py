@@ -31,6 +31,7 @@ from mailecho.pipeline.landing.insert import (
     Inserter,
     RowsRefused,
     Stale,
+    TooManyRefused,
     days,
     landed_row,
 )
@@ -40,6 +41,7 @@ from mailecho.pipeline.landing.patience import Patience
 from mailecho.pipeline.landing.ranges import EventsRecord, Lines
 from mailecho.pipeline.landing.reconcile import reconcile
 from mailecho.pipeline.times import row_time
+from mailecho.schemas import headers as h
 from mailecho.schemas.deadletter import Reason
 
 T = TypeVar("T")
@@ -175,6 +177,13 @@ class Landing:
                     await self._patience.pause(1.0)
                     continue
                 rows = lines.split()
+                for position, why in found.items():
+                    later = h.newer(lines.origin(position).record.headers, "event")
+                    if later is not None:
+                        raise TooManyRefused(
+                            f"{part.where.topic}[{part.where.partition}] holds rows of a newer release ({later}) that "
+                            f"ClickHouse refuses: {why}. Run `mailecho migrate` of that release, and start again"
+                        ) from error
                 for position, why in sorted(found.items()):
                     origin = lines.origin(position)
                     detail = f"{table}, row {origin.index}: {why}"

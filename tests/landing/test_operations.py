@@ -110,6 +110,20 @@ def _columns(upto: int, sql: str) -> list[Migration]:
     return [*found, Migration(first + len(found), f"later_{upto}", f"{sql};")]
 
 
+def test_rows_of_a_newer_release_wait_for_its_migration(
+    kafka: KafkaProcess, fresh_clickhouse: EmbeddedClickHouse, own_client: Client, tmp_path: Path, topic: str
+) -> None:
+    value, headers = emission(0, [row(topic, 0), row(topic, 1, later="x")])
+    produce(kafka.bootstrap, topic, [(value, [("schema", b"event/1.9"), *headers[1:]])])
+    lander = start_on(fresh_clickhouse, kafka, tmp_path, topic)
+    assert lander.ends() == 1
+    assert "holds rows of a newer release (event/1.9)" in lander.text()
+    assert offset_landed(own_client, topic) == 0
+    migrate(own_client, [*load_migrations(), LATER])
+    lands(own_client, topic, start_on(fresh_clickhouse, kafka, tmp_path, topic), 1)
+    assert_exact(own_client, topic, [0, 1], changes=0)
+
+
 def test_a_database_that_lacks_a_migration_is_refused(
     kafka: KafkaProcess, fresh_clickhouse: EmbeddedClickHouse, own_client: Client, tmp_path: Path, topic: str
 ) -> None:

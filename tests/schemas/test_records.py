@@ -108,6 +108,15 @@ def test_schema_header_round_trip_and_minor_versions() -> None:
     h.check_schema([], "event")  # a console producer sets no headers
 
 
+def test_only_a_newer_minor_version_is_newer() -> None:
+    def of(value: bytes) -> str | None:
+        return h.newer([(h.SCHEMA, value)], "event")
+
+    assert of(b"event/1.1") == "event/1.1"
+    assert [of(value) for value in (b"event/1.0", b"event/2.0", b"command/1.7", b"event/1.x", b"")] == [None] * 5
+    assert h.newer([], "event") is None
+
+
 @pytest.mark.parametrize(
     ("value", "says"),
     [
