@@ -68,6 +68,11 @@ class Progress:
                 chunk.done = True
                 return
 
+    def reached(self, tp: TP, offset: int) -> None:
+        """All below `offset` was done before this assignment, by whomever, though nobody could commit it."""
+        self.delivered(tp, offset, offset - 1)
+        self.done(tp, offset - 1)
+
     def pending(self) -> Iterator[TP]:
         """Partitions that may have something to commit."""
         return (tp for tp, chunks in self._delivered.items() if chunks and chunks[0].done)
@@ -206,8 +211,11 @@ class BatchConsumer(driver.Consumer):
         positions = await self._starts(set(self.assignment()))
         for tp, offset in positions.items():
             await self._seek(tp, offset)
+            if offset > (committed.get(tp) or 0):
+                self.progress.reached(tp, offset)  # else its lag would stand until the next record
         self._expected.update(positions)
-        return positions
+        # Faust commits only what is above the answer
+        return {tp: min(offset, committed.get(tp) or 0) for tp, offset in positions.items()}
 
     async def seek(self, partition: TP, offset: int) -> None:
         """Fetch from `offset` next. (Stock Faust records offset 0 as unknown; nothing here reads that.)"""

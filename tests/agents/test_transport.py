@@ -13,6 +13,7 @@ from faust.types import TP
 from mailecho.agents.app import make_app
 from mailecho.agents.transport import BatchConsumer
 from mailecho.pipeline.config import load
+from mailecho.pipeline.paced import Pace
 
 HERE = TP("topic", 0)
 
@@ -76,6 +77,7 @@ def test_a_fetch_that_a_rebalance_throws_away_is_fetched_again(
         async def poll() -> list[int]:
             return [r.offset async for _, message in consumer.getmany(0.1) for r in message.value]
 
+        monkeypatch.setattr(Pace, "after", lambda *_: None)  # it needs a client that is connected
         monkeypatch.setattr(consumer, "_wait_next_records", fetch)
         monkeypatch.setattr(consumer, "_seek", seek)
         consumer._expected[HERE] = 3
