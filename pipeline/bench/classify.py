@@ -80,7 +80,7 @@ def run(corpus: str, runs: int = 5, progress: Progress = silent) -> Result:
     progress("a fresh process without compiled patterns")
     with tempfile.TemporaryDirectory(prefix="mailecho-bench-") as empty:
         first_without_cache_ms, _ = _fresh(corpus, {"XDG_CACHE_HOME": empty})
-    peers = dict(_peers())
+    peers = dict(readers())
     usable = {}
     for name, peer in peers.items():
         progress(f"what {name} can read")
@@ -209,7 +209,8 @@ def _fresh(corpus: str, environment: dict[str, str]) -> tuple[float, float]:
 # --- the others -----------------------------------------------------------------------------------------------
 
 
-def _peers() -> Iterator[tuple[str, Callable[[bytes], object]]]:
+def readers() -> Iterator[tuple[str, Callable[[bytes], object]]]:
+    """What others read a message with, by name: flanker's parse, and flufl.bounce where it is installed."""
     from mailecho.pipeline.message.fallback import flanker_mime
 
     mime = flanker_mime()

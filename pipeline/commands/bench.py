@@ -186,6 +186,29 @@ def volume(
     _bench(measure, as_json)
 
 
+@bench_app.command()
+def dsn(
+    messages: Annotated[int, typer.Option("--messages", min=1, help="Distinct reports, made up.")] = 50_000,
+    runs: Runs = 3,
+    as_json: Json = False,
+) -> None:
+    """Mailed reports for each CPU-second of the workers, from the raw topic to rows counted in ClickHouse.
+
+    Starts its own Kafka and ClickHouse in a temporary directory. The reports are made up, all different, 4.4 kB on
+    average. Beside them a bare loop parses the same records with flanker (with flufl.bounce where that is
+    installed) and does nothing with them. A row too few or too many fails it.
+
+    Example: [bold]mailecho bench dsn --messages 20000 --runs 1[/bold]
+    """
+
+    def measure(progress: Progress) -> Result:
+        from mailecho.pipeline.bench.dsn import run
+
+        return run(messages, runs, progress)
+
+    _bench(measure, as_json)
+
+
 def _bench(measure: Callable[[Progress], Result], as_json: bool) -> None:
     from mailecho.pipeline.bench.harness import readable
     from mailecho.pipeline.bench.up import SystemFailed

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from uuid import UUID
 
+import orjson
 import pytest
+from aiokafka import ConsumerRecord
 
-from mailecho.pipeline.bench import classify, landing, latency, lookup, memory
+from mailecho.pipeline.bench import bare, classify, dsn, feed, landing, latency, lookup, memory, volume
 from mailecho.pipeline.bench.harness import Result, percentile, readable, take_turns
 from mailecho.pipeline.bench.up import System, percent_of_a_core, whole_system
 from mailecho.pipeline.classify import classify_message
+from mailecho.pipeline.classify.reply import RULES_VERSION
+from mailecho.pipeline.events import EventBuilder
+from mailecho.pipeline.identity import Identity
+from mailecho.pipeline.raw import RawReader
+from mailecho.schemas.classified import ROW_PREFIX
+from mailecho.schemas.topics import RAW_DELIVERY
 
+PARTS = ("classify", "ledger", "lander", "clickhouse", "kafka")
 #: What DESIGN promises of every benchmark's JSON.
 FIELDS = ("name", "unit", "runs", "median", "baseline", "ratio", "machine")
 
@@ -120,6 +131,55 @@ def system(kafka_jars: None) -> Iterator[System]:
 PROCESSES = {"up", "kafka", "clickhouse", "serve", "lander", "ledger-0", "classify-0"}
 
 
+NOW = 1_795_000_000
+
+
+def pipeline_rows(source: str, value: bytes, secret: bytes) -> list[dict[str, object]]:
+    identity = Identity(secret)
+    reader = RawReader(EventBuilder(identity, RULES_VERSION), identity)
+    read = reader.read(RAW_DELIVERY, 1, 7, NOW * 1000, [("source", source.encode())], value)
+    assert read.letters == []
+    return [orjson.loads(line.data)["row"] for line in read.lines if line.data.startswith(ROW_PREFIX)]
+
+
+@pytest.mark.parametrize("form", [feed.singles, feed.batches])
+def test_the_bare_loop_gives_the_rows_of_the_pipeline(form: Callable[..., Iterator[feed.Record]]) -> None:
+    """Else the volume benchmark compared two things."""
+    secret = bytes(range(32))
+    seen = 0
+    for source, value in form(3_000, NOW):
+        record = ConsumerRecord(
+            RAW_DELIVERY, 1, 7, NOW * 1000, 1, None, value, None, 0, len(value), [("source", source.encode())]
+        )
+        bare_rows = [orjson.loads(row) for row in bare.rows_of(record, secret)]
+        for ours, theirs in zip(pipeline_rows(source, value, secret), bare_rows, strict=True):
+            for name in ("event_id", "recipient_key", "outcome_id"):
+                theirs[name] = str(UUID(theirs[name]))
+            assert {name: value for name, value in theirs.items() if value not in ("", 0)} == ours
+            seen += 1
+    assert seen == 3_000
+
+
+def test_the_volume_is_stated() -> None:
+    kinds = Counter(
+        orjson.loads(value)["kind"] if source == "mailecho" else value.rpartition(b" status=")[2].split()[0].decode()
+        for source, value in feed.singles(20_000, NOW)
+    )
+    share = {name: round(count / 200) for name, count in kinds.items()}
+    assert 55 <= share["delivery"] + share["sent"] <= 65
+    assert 24 <= share["injection"] <= 32
+    assert 5 <= share["delay"] + share["deferred"] <= 9
+    assert 3 <= share["bounce"] + share["bounced"] <= 7
+    assert list(feed.singles(50, NOW)) == list(feed.singles(50, NOW)), "the same for the same seed"
+
+
+def test_reports_are_distinct_and_each_is_one_event() -> None:
+    reports = list(dsn.reports(500, NOW))
+    assert len(set(reports)) == 500
+    assert 3_500 < sum(map(len, reports)) / 500 < 5_500
+    assert all(len(list(classify_message(raw))) == 1 for raw in reports)
+
+
 @pytest.mark.kafka
 @pytest.mark.clickhouse
 def test_latency_of_a_whole_system(system: System) -> None:
@@ -144,3 +204,12 @@ def test_memory_of_a_whole_system(system: System, tmp_path: Path) -> None:
     assert rows[0] == ["seconds", "events", "process", "mb"]
     assert {row[2] for row in rows[1:]} == set(result["processes"])
     assert len(memory.readable(result)) == len(result["processes"]) + 3
+
+
+@pytest.mark.timeout(600)
+def test_volume_of_a_few_events(kafka_jars: None) -> None:
+    result = volume.run(events=500, runs=1, partitions=2).as_dict()
+    assert tuple(result)[: len(FIELDS)] == FIELDS
+    assert (result["events"], result["partitions"]) == (500, 2)
+    assert result["median"] > 0 < result["batch"]["median"]
+    assert set(result["cpu_us_per_event"]) == {*PARTS, "whole_without_kafka"}
