@@ -245,7 +245,7 @@ class BatchTransport(driver.Transport):
     def __init__(
         self,
         *args: Any,
-        pace_ms: int = 100,
+        pace_ms: int = 200,
         accept_gap: bool = False,
         starts: Starts | None = None,
         **kwargs: Any,

@@ -165,11 +165,11 @@ async def _run(settings: Settings, rows_each: int) -> None:
                 rows += rows_of(record, secret)
             if records and records[-1].offset + 1 >= left.get(place, 0):
                 left.pop(place, None)
-        if rows and (len(rows) >= rows_each or not left):
-            body = b"\n".join(rows) + b"\n"
+        while rows and (len(rows) >= rows_each or not left):
+            body = b"\n".join(rows[:rows_each]) + b"\n"
             await asyncio.to_thread(client.raw_insert, EVENTS, insert_block=body, settings=SETTINGS, fmt="JSONEachRow")
-            count += len(rows)
-            rows.clear()
+            count += len(rows[:rows_each])
+            del rows[:rows_each]
     spent = time.process_time() - began
     await consumer.stop()
     client.close()

@@ -37,7 +37,7 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata
 
 from mailecho.pipeline import metrics, telemetry
-from mailecho.pipeline.config import Settings
+from mailecho.pipeline.config import LanderSettings, Settings
 from mailecho.pipeline.endpoints import NotRunning, kafka_bootstrap
 from mailecho.pipeline.landing.database import clickhouse_url, write_client
 from mailecho.pipeline.landing.insert import Inserter, TooManyRefused
@@ -70,6 +70,11 @@ CLOSE_SECONDS = 1.5
 
 #: A lander waits for ClickHouse for hours without fetching; the group must not take that for death.
 MAX_POLL_MS = 24 * 3600 * 1000
+
+#: An insert into the events and their views costs as much as some 8,000 rows, however few it has. So
+#: inserts get this share of the time at most, until a range is LONGEST_FLUSH times as old as it should be.
+BUSY_SHARE = 0.25
+LONGEST_FLUSH = 5
 
 #: Longest wait for records: how late a lander that has nothing to do notices a new assignment.
 IDLE_SECONDS = 0.5
@@ -226,11 +231,13 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
             return {}
 
     async def _land(self, part: Partition) -> None:
+        began = time.monotonic()
         try:
             await self._landing.land(part)
         except (Lost, Interrupted):
             self._partitions.pop(part.where, None)
             raise
+        self._limits = unhurried(self._settings.lander, time.monotonic() - began, len(self._partitions))
 
     # -- assignment -----------------------------------------------------------------------------
 
@@ -382,6 +389,13 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
             acks="all",
             max_request_size=MESSAGE_BYTES,
         )
+
+
+def unhurried(limits: LanderSettings, took: float, partitions: int) -> LanderSettings:
+    """The limits for ranges where landing one took so many seconds: older ranges where ClickHouse is slow or busy."""
+    patience = took * partitions / BUSY_SHARE
+    flush = min(max(limits.flush_seconds, patience), LONGEST_FLUSH * limits.flush_seconds)
+    return limits.model_copy(update={"flush_seconds": flush})
 
 
 def run(settings: Settings) -> None:

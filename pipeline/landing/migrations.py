@@ -28,6 +28,8 @@ INSERT_SETTINGS: dict[str, str] = {
     "min_insert_block_size_rows": "1048449",
     "min_insert_block_size_bytes": "0",
     "max_insert_block_size": "1048449",
+    # The views have grouped what they insert: to sum it once more is a fifth of a small insert's cost.
+    "optimize_on_insert": "0",
 }
 
 #: Blocks that a table remembers; at one flush a second this is more than two hours.

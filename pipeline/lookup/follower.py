@@ -66,7 +66,7 @@ class Follower:
         *,
         bootstrap: Callable[[], str],
         fingerprint: str,
-        pace_ms: int = 100,
+        pace_ms: int = 200,
         topic: str = SUPPRESSIONS,
         clock: Callable[[], float] = time.time,
     ) -> None:

@@ -230,7 +230,7 @@ def _checked(entry: dict[str, Any], context: Context) -> Finding:
     message_id = fields.get("message_id", "")
     if message_id:
         message_id = fields["message_id"] = message_id.strip("<> ")
-    occurred_ms = instant_ms(occurred_at)
+    occurred_ms = instant_ms(entry["occurred_at"])
     fields["occurred_at_ms"] = occurred_ms
     fields["occurred_at_raw"] = str(occurred_at)
     native = fields.pop("id", None)

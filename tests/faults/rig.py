@@ -64,6 +64,8 @@ class Rig(Cluster):
         self.clickhouse = clickhouse
         self.truth = Feed()
         self.feeds = 0
+        #: Set where `classified` has lost records: of a fact that came twice, the other report may stand now.
+        self.origins_differ = False
         self.running: dict[tuple[str, str], Worker] = {}
         clickhouse.start()
         self.client: Client = clickhouse.write_client()
@@ -167,6 +169,12 @@ class Rig(Cluster):
         wait_until(lambda: word in worker.said() or not worker.running, f"{role} is ready")
         assert worker.running, worker.said()[-2000:]
         return worker
+
+    def hears(self, role: str, words: str) -> Callable[[], bool]:
+        """Whether the role's process says these words from now on (or has ended)."""
+        worker = self.running[role, "0"]
+        begun = len(worker.said())
+        return lambda: words in worker.said()[begun:] or not worker.running
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         """The command line beside it."""
@@ -273,7 +281,7 @@ class Rig(Cluster):
         for role in ROLES:
             self.ready(role)
         report = self.verify()
-        assert report.differences == []
+        assert [text for text in report.differences if not (self.origins_differ and _of_origin(text))] == []
         identity = load_identity(self.settings())
         assert_events(self.client, identity, self.truth)
         assert_list(self.entries(), identity, self.truth)
@@ -285,6 +293,13 @@ class Rig(Cluster):
         """End everything."""
         self.kill_all()
         self.clickhouse.close()
+
+
+def _of_origin(difference: str) -> bool:
+    """Whether a row differs only in where it came from and when that was received."""
+    what, _, columns = difference.partition(": event ")
+    names = {column.split()[0] for column in columns.partition(": ")[2].split("; ")}
+    return what == "row with other values" and names <= {"received_at", "raw_partition", "raw_offset", "raw_index"}
 
 
 def fill_disk(pid: int, limit: int) -> None:

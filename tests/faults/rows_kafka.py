@@ -79,6 +79,7 @@ def tail_lost(rig: Rig, records: Records, chance: Chance) -> None:
     rig.kill_all()
     rig.kafka.kill()
     topic = chance.choice((CLASSIFIED, EVENTS, SUPPRESSIONS))
+    rig.origins_differ |= topic == CLASSIFIED
     for directory in rig.kafka.broker.data.glob(f"{topic}-*"):
         _cut(directory, chance.uniform(0.02, 0.3))
     rig.kafka.start()

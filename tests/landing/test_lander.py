@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 from clickhouse_connect.driver.client import Client
 
+from mailecho.pipeline.config import LanderSettings
+from mailecho.pipeline.landing.lander import unhurried
 from mailecho.schemas.deadletter import DeadLetter, Reason
 from mailecho.schemas.topics import dlq
 from tests.fixtures_clickhouse import EmbeddedClickHouse
@@ -187,3 +189,10 @@ def test_refuses_a_clickhouse_that_was_emptied(kafka: KafkaProcess, client: Clie
     lander = start()
     assert lander.ends() == 1
     assert "`landed` knows nothing of this partition" in lander.text()
+
+
+def test_ranges_grow_older_where_clickhouse_is_slow() -> None:
+    limits = LanderSettings(flush_seconds=1.0)
+    assert unhurried(limits, 0.02, 4).flush_seconds == 1.0, "as set, where inserts are quick"
+    assert unhurried(limits, 0.15, 4).flush_seconds == pytest.approx(2.4), "a quarter of the time"
+    assert unhurried(limits, 60.0, 4).flush_seconds == 5.0, "and no older than this"
