@@ -147,7 +147,7 @@ def test_one_bad_row_of_fifty_thousand(
     ]
     produce(kafka.bootstrap, topic, records)
     one_range = {"MAILECHO_LANDER__FLUSH_ROWS": "50000", "MAILECHO_LANDER__FLUSH_SECONDS": "60"}
-    assert start(MAILECHO_FAULTS=faults, **one_range).ends() == -9
+    assert start(MAILECHO_FAULTS=faults, **one_range).ends(180) == -9
     lands(client, topic, start(**one_range), 100)
     assert_exact(client, topic, [n for n in range(50_000) if n != 31_234], changes=0, rejected=1)
     assert client.query(
