@@ -25,8 +25,8 @@ demo: $(STAMP) ## the whole pipeline on this machine, fed with sample traffic
 test: $(STAMP) ## all tests, on a real Kafka and a real ClickHouse engine
 	$(BIN)/pytest
 
-faults: $(STAMP) ## the long fault runs: 100 kills
-	$(BIN)/pytest -m faults --timeout 7200 --faults-full -s
+faults: $(STAMP) ## the long fault runs: 100 kills, each row of the fault matrix five times, 20,000 interleavings
+	INTERLEAVINGS=20000 $(BIN)/pytest -m faults --timeout 7200 --faults-full -s
 
 lint: $(STAMP) ## ruff, mypy strict, the layers of the core
 	$(BIN)/ruff check .

@@ -78,7 +78,7 @@ def make_app(settings: Settings, group: str, role: str, starts: Starts | None = 
     app.transport = BatchTransport(
         app.conf.broker_consumer,
         app,
-        pace_seconds=settings.kafka.pace_ms / 1000,
+        pace_ms=settings.kafka.pace_ms,
         accept_gap=settings.accept_gap,
         starts=starts,
     )

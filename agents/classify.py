@@ -11,6 +11,7 @@ from typing import TypeAlias
 import orjson
 from aiokafka.structs import ConsumerRecord
 
+from mailecho.agents.breaker import Breaker
 from mailecho.agents.exits import refuse
 from mailecho.agents.outputs import Outputs, Record
 from mailecho.agents.poison import Inflight
@@ -41,6 +42,7 @@ class ClassifyAgent:
         reader: RawReader,
         outputs: Outputs,
         inflight: Inflight,
+        breaker: Breaker,
         *,
         partitions: int,
         rules_version: str,
@@ -50,6 +52,7 @@ class ClassifyAgent:
         self._reader = reader
         self._outputs = outputs
         self._inflight = inflight
+        self._breaker = breaker
         self._partitions = partitions
         self._headers: h.Headers = [
             h.schema_header("classified"),
@@ -66,14 +69,20 @@ class ClassifyAgent:
         self._check_clock(chunk[-1])
         lines: dict[int, list[bytes]] = defaultdict(list)
         letters: list[Record] = []
+        failed: dict[int, Reason] = {}
         sliced = started
         for record, read in self._read(chunk):
             for line in read.lines:
                 self._place(line.key, line.data, record, lines)
             letters.extend(_letter(record, letter) for letter in read.letters)
+            if read.letters and not read.lines and h.get(record.headers, h.REDRIVEN) is None:
+                failed[record.offset] = read.letters[0].reason
             if time.monotonic() - sliced > SLICE_SECONDS:
                 await asyncio.sleep(0)
                 sliced = time.monotonic()
+        broken = self._breaker.judge(topic, partition, (chunk[0].offset, chunk[-1].offset), failed)
+        if broken:
+            refuse(broken)
         origin = (h.ORIGIN, f"{topic}:{partition}:{chunk[0].offset}-{chunk[-1].offset}".encode())
         point("classify.before_send")
         if letters:

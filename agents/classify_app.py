@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mailecho.agents.app import Worker, add_agent, make_app, run_worker
+from mailecho.agents.breaker import Breaker
 from mailecho.agents.classify import ClassifyAgent
 from mailecho.agents.exits import refuse
 from mailecho.agents.known import classified_above
@@ -14,7 +15,7 @@ from mailecho.pipeline.classify.warm import load
 from mailecho.pipeline.config import Settings
 from mailecho.pipeline.endpoints import kafka_bootstrap
 from mailecho.pipeline.raw import reader_of
-from mailecho.schemas.topics import CLASSIFIED, CLASSIFY_INPUT, GROUP_CLASSIFY
+from mailecho.schemas.topics import CLASSIFIED, CLASSIFY_INPUT, EVENTS, GROUP_CLASSIFY
 
 ROLE = "classify"
 
@@ -30,18 +31,21 @@ def build(settings: Settings) -> Worker:
         reading.reader,
         outputs,
         Inflight(settings.data_dir / "run" / f"inflight-{ROLE}-{settings.instance}"),
+        Breaker(settings.dead_letters, settings.data_dir / "run" / f"breaker-{ROLE}-{settings.instance}"),
         partitions=settings.kafka.partitions,
         rules_version=reading.rules,
         fingerprint=reading.fingerprint,
     )
 
     async def check() -> None:
-        found = await outputs.partitions(CLASSIFIED)
-        if found != settings.kafka.partitions:
-            refuse(
-                f"kafka.partitions is {settings.kafka.partitions}, but {CLASSIFIED} has {found}: "
-                + ("run `mailecho topics apply` first" if not found else f"set it to {found}")
-            )
+        # `events` is the last to grow: until then the new partitions of `classified` are being filled
+        for topic in (CLASSIFIED, EVENTS):
+            found = await outputs.partitions(topic)
+            if found != settings.kafka.partitions:
+                refuse(
+                    f"kafka.partitions is {settings.kafka.partitions}, but {topic} has {found}: "
+                    + ("run `mailecho topics apply` first" if not found else f"set it to {found}")
+                )
 
     async def learn(sender: Any, **_: Any) -> None:
         assigned = app.consumer.assignment()

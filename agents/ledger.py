@@ -21,6 +21,7 @@ from mailecho.pipeline import metrics
 from mailecho.pipeline.faults import point
 from mailecho.pipeline.ledger.emit import event_record, suppression_records
 from mailecho.pipeline.ledger.fold import Fold, NotClassified, Output
+from mailecho.pipeline.ledger.places import Places
 from mailecho.pipeline.ledger.store import StoreInUse
 from mailecho.pipeline.side import Side, side_reader
 from mailecho.schemas import headers as h
@@ -31,10 +32,13 @@ from mailecho.schemas.topics import CLASSIFIED, EVENTS, SUPPRESSIONS, dlq
 class LedgerAgent:
     """Handles the chunks of the partitions that one worker owns."""
 
-    def __init__(self, bootstrap: str, fold: Fold, outputs: Outputs, directory: Path, fingerprint: str) -> None:
+    def __init__(
+        self, bootstrap: str, fold: Fold, outputs: Outputs, places: Places, directory: Path, fingerprint: str
+    ) -> None:
         self._bootstrap = bootstrap
         self._fold = fold
         self._outputs = outputs
+        self._places = places
         self._directory = directory
         self._fingerprint = fingerprint
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -110,7 +114,7 @@ class LedgerAgent:
         directory = self._directory / f"p{partition}"
         for patience in range(20):
             try:
-                return await catch_up(side, self._outputs, self._fold, directory, partition, committed)
+                return await catch_up(side, self._outputs, self._fold, self._places, directory, partition, committed)
             except StoreInUse as error:
                 # the process before this one may take a moment to end
                 if patience == 19:

@@ -17,6 +17,7 @@ from mailecho.pipeline.config import Settings
 from mailecho.pipeline.endpoints import kafka_bootstrap
 from mailecho.pipeline.identity import load_identity
 from mailecho.pipeline.ledger.fold import Fold
+from mailecho.pipeline.ledger.places import Places
 from mailecho.pipeline.ledger.policy import Policy, load_policy, parse_policy
 from mailecho.pipeline.side import committed_offsets
 from mailecho.schemas import headers as h
@@ -37,7 +38,9 @@ def build(settings: Settings) -> Worker:
     # A directory an instance: a partition that comes from another is replayed, so that no process
     # ever waits for another's lock (a stopped one holds it).
     directory = settings.data_dir / "ledger" / settings.instance
-    agent = LedgerAgent(bootstrap, fold, outputs, directory, load_identity(settings).fingerprint)
+    identity = load_identity(settings)
+    places = Places(identity, settings.kafka.partitions)
+    agent = LedgerAgent(bootstrap, fold, outputs, places, directory, identity.fingerprint)
     guardian = Guardian(bootstrap, outputs, lambda: agent.owned)
 
     async def take_over(assigned: set[TP]) -> dict[TP, int]:

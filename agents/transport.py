@@ -14,7 +14,6 @@ Faust changes under it.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import deque
@@ -27,6 +26,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 from mailecho.agents.exits import refuse
+from mailecho.pipeline.paced import Pace
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,6 @@ Starts = Callable[[set[TP]], Awaitable[dict[TP, int]]]
 #: single-entry records in about 20 ms, and a chunk's outputs fit in memory whatever it holds.
 CHUNK_RECORDS = 2_000
 CHUNK_BYTES = 4 * 1024 * 1024
-#: A poll that brought this much is followed by the next at once: there is a backlog.
-BACKLOG_RECORDS = 500
-BACKLOG_BYTES = 512 * 1024
 
 
 class _Chunk:
@@ -70,6 +67,11 @@ class Progress:
             if chunk.last == last:
                 chunk.done = True
                 return
+
+    def reached(self, tp: TP, offset: int) -> None:
+        """All below `offset` was done before this assignment, by whomever, though nobody could commit it."""
+        self.delivered(tp, offset, offset - 1)
+        self.done(tp, offset - 1)
 
     def pending(self) -> Iterator[TP]:
         """Partitions that may have something to commit."""
@@ -101,29 +103,27 @@ class BatchConsumer(driver.Consumer):
         self.progress = Progress()
         self._expected: dict[TP, int] = {}  # the next offset of each partition
         self._reread: dict[TP, int] = {}  # a gap's end, once it was asked for again
+        self._dropped: set[TP] = set()  # fetched and thrown away: to be fetched again
         transport: Any = self.transport
-        self._pace: float = transport.pace_seconds
+        self._pace = Pace(transport.pace_ms)
         self._accept_gap: bool = transport.accept_gap
         self._starts: Starts | None = transport.starts
-        self._backlog = False
         self.polled_at = time.monotonic()
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Fetched records as one message a chunk: its value is the list of ConsumerRecords."""
-        if self._pace and not self._backlog:
-            await asyncio.sleep(self._pace)
+        await self._fetch_dropped_again()
+        generation = self.app.consumer_generation_id
         records, active = await self._wait_next_records(timeout)
         self.polled_at = time.monotonic()
-        generation = self.app.consumer_generation_id
         if records is None or self.should_stop:
             return
-        if not self.flow_active:
-            # what was fetched is dropped; Faust seeks again when the rebalance is complete
+        if not self.flow_active or self.app.consumer_generation_id != generation:
+            # A fetch outlasts a rebalance: this may be of before it (`active` is), or of after the
+            # seek that ends it. Whatever it is, it is fetched again.
+            self._dropped.update(records)
             return
-        self._backlog = (
-            sum(len(batch) for batch in records.values()) >= BACKLOG_RECORDS
-            or sum(len(record.value or b"") for batch in records.values() for record in batch) >= BACKLOG_BYTES
-        )
+        self._pace.after(self._thread._consumer, any(records.values()))
         for tp, batch in records.items():
             if not (active is None or tp in active or tp in self._buffered_partitions):
                 # fetched before the partition was paused: its position has moved on, so go back
@@ -138,6 +138,18 @@ class BatchConsumer(driver.Consumer):
                 self._expected[tp] = chunk[-1].offset + 1
                 self.progress.delivered(tp, chunk[0].offset, chunk[-1].offset)
                 yield tp, self._to_message(tp, chunk)
+
+    async def _fetch_dropped_again(self) -> None:
+        """Go back to what is next of each partition of which a fetch was thrown away.
+
+        Nothing else would: the client's position has passed it, and only the next record would show the gap.
+        """
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow.wait())
+        while self._dropped and self.flow_active:
+            tp = self._dropped.pop()
+            if tp in self._expected:
+                await self.seek(tp, self._expected[tp])
 
     async def _contiguous(self, tp: TP, chunk: Records) -> bool:
         """Whether the chunk is what comes next; if not, what is missing is fetched or its loss refused."""
@@ -189,17 +201,21 @@ class BatchConsumer(driver.Consumer):
         self._reread.clear()
         committed = await super().seek_to_committed()
         if self._starts is None:
-            known = {tp: offset for tp, offset in committed.items() if offset is not None}
-            for tp, start in (await self.earliest_offsets(*known)).items() if known else ():
-                if known[tp] < start:
-                    self._refuse_gap(tp, known[tp], start)
-            self._expected.update(known)
+            for tp, start in (await self.earliest_offsets(*committed)).items() if committed else ():
+                offset = committed[tp]
+                if offset is not None and offset < start:
+                    self._refuse_gap(tp, offset, start)
+                # what nobody has read yet is read from the start
+                self._expected[tp] = start if offset is None else offset
             return committed
         positions = await self._starts(set(self.assignment()))
         for tp, offset in positions.items():
             await self._seek(tp, offset)
+            if offset > (committed.get(tp) or 0):
+                self.progress.reached(tp, offset)  # else its lag would stand until the next record
         self._expected.update(positions)
-        return positions
+        # Faust commits only what is above the answer
+        return {tp: min(offset, committed.get(tp) or 0) for tp, offset in positions.items()}
 
     async def seek(self, partition: TP, offset: int) -> None:
         """Fetch from `offset` next. (Stock Faust records offset 0 as unknown; nothing here reads that.)"""
@@ -237,14 +253,14 @@ class BatchTransport(driver.Transport):
     def __init__(
         self,
         *args: Any,
-        pace_seconds: float = 0.05,
+        pace_ms: int = 200,
         accept_gap: bool = False,
         starts: Starts | None = None,
         **kwargs: Any,
     ) -> None:
         """`starts` gives the offset at which each assigned partition begins, instead of the committed one."""
         super().__init__(*args, **kwargs)
-        self.pace_seconds = pace_seconds
+        self.pace_ms = pace_ms
         self.accept_gap = accept_gap
         self.starts = starts
 

@@ -45,6 +45,7 @@ _OURS = frozenset(
         h.ORIGIN_OFFSET,
         h.ORIGIN_TIMESTAMP,
         h.REDRIVEN,
+        h.REINSERTED,
     )
 )
 
@@ -155,7 +156,8 @@ async def redrive(
     counted up. Letters of `feedback.classified` and `feedback.events` are left, each with a note that says why.
 
     `on_error` is for a letter that cannot be sent: `stop` raises DeadLetterError, `drop` passes it, `reinsert`
-    puts it behind the other letters of its topic. Each run goes on behind the last letter that was dealt with.
+    puts it behind the other letters of its topic and counts that in its header. Each run goes on behind the
+    last letter that was dealt with.
     """
     wanted = known_reason(reason)
     names = dead_letter_topics(topic)
@@ -240,13 +242,22 @@ async def _redrive_one(producer: AIOKafkaProducer, record: ConsumerRecord, run: 
     except (DeadLetterError, KafkaError) as error:
         why = str(error) if isinstance(error, DeadLetterError) else f"{where}: {error!r}"
         if run.on_error == "stop":
-            raise DeadLetterError(f"{why}. Use on_error drop or reinsert to pass it") from error
+            raise DeadLetterError(
+                f"{why}. To pass it: --on-error reinsert puts it behind the others, --on-error drop --for-good drops it"
+            ) from error
         counts.notes.append(why)
         if run.on_error == "drop":
             counts.dropped += 1
         else:
-            await producer.send_and_wait(record.topic, record.value, key=record.key, headers=list(record.headers))
+            await producer.send_and_wait(record.topic, record.value, key=record.key, headers=_once_more(record))
             counts.reinserted += 1
+
+
+def _once_more(record: ConsumerRecord) -> h.Headers:
+    """Its headers, with `reinserted` counted up: also of what has no headers of ours, or unreadable ones."""
+    before = h.get(record.headers, h.REINSERTED) or ""
+    count = int(before) + 1 if before.isascii() and before.isdigit() else 1
+    return [*((k, v) for k, v in record.headers if k != h.REINSERTED), (h.REINSERTED, str(count).encode())]
 
 
 def known_reason(reason: str | None) -> Reason | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aiokafka.structs import ConsumerRecord
+
 from mailecho.pipeline.side import Side
 from mailecho.schemas import headers as h
 from mailecho.schemas.topics import EVENTS
@@ -27,9 +29,28 @@ async def last_emission(side: Side, partition: int) -> Emission | None:
     start, end = await side.span(EVENTS, partition)
     best: Emission | None = None
     async for records in side.read(EVENTS, partition, max(start, end - TAIL), end):
-        for record in records:
-            n = int(h.get(record.headers, h.EMISSION) or -1)
-            if best is None or n > best.n:
-                answered = int(h.get(record.headers, h.ANSWERED) or 0)
-                best = Emission(n, answered, (h.get(record.headers, h.TOTALS) or "{}").encode())
+        for found in map(_emission, records):
+            if best is None or found.n > best.n:
+                best = found
     return best
+
+
+async def find_emission(side: Side, partition: int, n: int) -> Emission | None:
+    """The emission with this number, sought from the end; None where it has expired or never was."""
+    start, end = await side.span(EVENTS, partition)
+    while end > start:
+        begin = max(start, end - TAIL)
+        async for records in side.read(EVENTS, partition, begin, end):
+            for found in map(_emission, records):
+                if found.n == n:
+                    return found
+        end = begin
+    return None
+
+
+def _emission(record: ConsumerRecord) -> Emission:
+    return Emission(
+        int(h.get(record.headers, h.EMISSION) or -1),
+        int(h.get(record.headers, h.ANSWERED) or 0),
+        (h.get(record.headers, h.TOTALS) or "{}").encode(),
+    )

@@ -60,6 +60,12 @@ ROWS_REJECTED = Counter("mailecho_rows_rejected", "Rows refused by ClickHouse")
 # Seconds for one insert: above flush_seconds the backlog grows.
 INSERT_SECONDS = Histogram("mailecho_insert_seconds", "Time for one insert", ["table"], buckets=_SECONDS)
 
+# How far a rollup's sum over today and yesterday is from the number of events: anything but 0 needs a person.
+ROLLUP_DIFFERENCE = Gauge("mailecho_rollup_difference", "Events that a rollup lacks or has too many", ["rollup"])
+
+# When that was last looked at; it stands still where nobody looks.
+ROLLUPS_CHECKED = Gauge("mailecho_rollups_checked_timestamp_seconds", "Last comparison of rollups with events")
+
 # Tries that failed, ClickHouse being down or slow; the lander goes on trying.
 INSERT_FAILURES = Counter("mailecho_insert_failures", "Inserts that failed and are tried again")
 

@@ -21,6 +21,7 @@ class Side:
 
     def __init__(self, consumer: AIOKafkaConsumer) -> None:
         self.consumer = consumer
+        self._reading: object = None  # which read the assignment belongs to
 
     async def span(self, topic: str, partition: int) -> tuple[int, int]:
         """(first offset that is still there, offset after the last)."""
@@ -34,16 +35,23 @@ class Side:
         if start >= end:
             return
         tp = TopicPartition(topic, partition)
+        mine = self._reading = object()
         self.consumer.assign([tp])
         self.consumer.seek(tp, start)
         position = start
-        while position < end:
-            found = await self.consumer.getmany(tp, timeout_ms=1_000)
-            records = [record for record in found.get(tp, ()) if record.offset < end]
-            if records:
-                yield records
-            # compaction may have taken the last ones: the position passes them
-            position = await self.consumer.position(tp)
+        try:
+            while position < end:
+                found = await self.consumer.getmany(tp, timeout_ms=1_000)
+                records = [record for record in found.get(tp, ()) if record.offset < end]
+                if records:
+                    yield records
+                # compaction may have taken the last ones: the position passes them
+                position = await self.consumer.position(tp)
+        finally:
+            # else it goes on fetching, ten times a second, for nobody; a read that was left early ends
+            # at some later time, when another may have begun
+            if self._reading is mine:
+                self.consumer.unsubscribe()
 
 
 @asynccontextmanager

@@ -37,6 +37,7 @@ class DeadLetter(BaseModel):
     origin_offset: int
     origin_timestamp: int
     redriven: int = 0
+    reinserted: int = 0
 
     def headers(self, original: Iterable[tuple[str, bytes]] = ()) -> h.Headers:
         """Record headers: the original's, then ours. `detail` is cut at 1,000 characters."""
@@ -49,6 +50,7 @@ class DeadLetter(BaseModel):
             (h.ORIGIN_OFFSET, str(self.origin_offset).encode()),
             (h.ORIGIN_TIMESTAMP, str(self.origin_timestamp).encode()),
             (h.REDRIVEN, str(self.redriven).encode()),
+            (h.REINSERTED, str(self.reinserted).encode()),
         ]
         names = {name for name, _ in ours}
         return [(k, v) for k, v in original if k not in names] + ours
@@ -71,5 +73,6 @@ class DeadLetter(BaseModel):
                 "origin_offset": text(h.ORIGIN_OFFSET),
                 "origin_timestamp": text(h.ORIGIN_TIMESTAMP),
                 "redriven": text(h.REDRIVEN) or 0,
+                "reinserted": text(h.REINSERTED) or 0,
             }
         )

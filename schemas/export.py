@@ -50,6 +50,7 @@ HEADERS: dict[str, Json] = {
     h.ORIGIN_OFFSET: {"description": "Its offset there", "pattern": _NUMBER},
     h.ORIGIN_TIMESTAMP: {"description": "Its timestamp there, epoch milliseconds", "pattern": _NUMBER},
     h.REDRIVEN: {"description": "How often it has been sent back", "pattern": _NUMBER},
+    h.REINSERTED: {"description": "How often a redrive put it back among the dead letters", "pattern": _NUMBER},
 }
 
 #: What each role does with which topics: consumer group (None: none), reads, writes.

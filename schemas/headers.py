@@ -42,6 +42,7 @@ ORIGIN_PARTITION = "origin-partition"
 ORIGIN_OFFSET = "origin-offset"
 ORIGIN_TIMESTAMP = "origin-timestamp"
 REDRIVEN = "redriven"  # how often it has been sent back
+REINSERTED = "reinserted"  # how often a redrive could not send it and put it behind the others
 
 #: The schema versions that this release writes, by name.
 WRITES = {
@@ -69,6 +70,14 @@ def get(headers: Iterable[tuple[str, bytes]], name: str) -> str | None:
         if key == name:
             found = value
     return None if found is None else found.decode("utf-8", "replace")
+
+
+def newer(headers: Iterable[tuple[str, bytes]], name: str) -> str | None:
+    """The record's schema where it is a newer minor version than the one we write, else None."""
+    value = get(headers, SCHEMA) or ""
+    have, _, minor = value.rpartition(".")
+    known, _, ours = f"{name}/{WRITES[name]}".rpartition(".")
+    return value if have == known and minor.isdigit() and int(minor) > int(ours) else None
 
 
 def check_schema(headers: Iterable[tuple[str, bytes]], name: str) -> None:

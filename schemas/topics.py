@@ -172,7 +172,7 @@ def registry(partitions: int = 4, windows: Windows | None = None) -> dict[str, T
             key="that of the origin",
             value="the bytes as they came",
             headers=(
-                *("schema", "reason", "detail", "redriven"),
+                *("schema", "reason", "detail", "redriven", "reinserted"),
                 *("origin-topic", "origin-partition", "origin-offset", "origin-timestamp"),
             ),
             partitions=1,

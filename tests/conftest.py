@@ -6,6 +6,9 @@ import os
 
 import pytest
 
+# helpers whose assertions say what differed
+pytest.register_assert_rewrite("tests.agents.harness", "tests.faults.rig", "tests.faults.truth")
+
 pytest_plugins = ["tests.fixtures_kafka", "tests.fixtures_clickhouse"]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,14 @@ class KafkaProcess:
     def kill(self) -> None:
         """kill -9."""
         self.broker.kill()
+
+    def freeze(self) -> None:
+        """SIGSTOP: it holds its connections and answers nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT: it does what it was asked meanwhile."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def topic(self, partitions: int = 1, **config: str | int) -> str:
         """Create a topic and return its name.

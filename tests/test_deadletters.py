@@ -119,6 +119,9 @@ def test_what_is_no_dead_letter(broker: KafkaProcess) -> None:
     counts = asyncio.run(redrive(broker.bootstrap, RAW_ARF, on_error="reinsert"))
     assert (counts.redriven, counts.reinserted) == (1, 1)
     assert listed(broker, RAW_ARF) == [b"stray"]
+    assert asyncio.run(redrive(broker.bootstrap, RAW_ARF, on_error="reinsert")).reinserted == 1
+    put_back = asyncio.run(read_all(broker.bootstrap, dlq(RAW_ARF)))[-1]
+    assert (put_back.value, dict(put_back.headers)) == (b"stray", {h.REINSERTED: b"2"})
     counts = asyncio.run(redrive(broker.bootstrap, RAW_ARF, on_error="drop"))
     assert counts.dropped == 1
     # sent beside the stray one, and again after the stop: at least once

@@ -22,6 +22,7 @@ from typing import Any
 
 from mailecho.pipeline import demo_mail
 from mailecho.pipeline.bench.harness import Progress, Result, percentile, silent, take_turns
+from mailecho.pipeline.classify import Unreadable, classify_message
 from mailecho.pipeline.classify.files import iter_messages
 
 Messages = list[tuple[str, bytes]]
@@ -156,8 +157,6 @@ def made_up(seed: int = 1) -> Iterator[tuple[str, bytes]]:
 
 
 def _classify(raw: bytes) -> None:
-    from mailecho.pipeline.classify import Unreadable, classify_message
-
     with suppress(Unreadable):
         classify_message(raw)
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 
+# Each pattern begins with its first digit and looks behind that: a search then skips to the digits, where one that
+# begins with a look-behind or an alternative tries every character.
 # Subjects run from 0 to 7 (RFC 3463): a version number such as 4.92.3 is no code.
 _ENHANCED = r"[245]\.[0-7]\.\d{1,3}"
-_BOTH = re.compile(rf"(?<![\d.])([245]\d\d)[\s-]{{1,3}}\(?#?({_ENHANCED})(?![\d]|\.\d)")
-_BARE_ENHANCED = re.compile(rf"(?<![\w./-])#?({_ENHANCED})(?![\w]|\.\d|-\d)")
-_REPLY = re.compile(r"(?:^|[\s:;'\"(\[<=>,|-])([45][0-5]\d)(?=$|[\s-][^\d\s]|[\s]-|- |[,;:.)\]'\"]|[ ]{1,3}[45]\.\d)")
+_BOTH = re.compile(rf"([245](?<![\d.][245])\d\d)[\s-]{{1,3}}\(?#?({_ENHANCED})(?![\d]|\.\d)")
+_BARE_ENHANCED = re.compile(r"([245](?<![\w./-][245])\.[0-7]\.\d{1,3})(?![\w]|\.\d|-\d)")
+_REPLY = re.compile(
+    r"([45](?<![^\s:;'\"(\[<=>,|-][45])[0-5]\d)"
+    r"(?=$|[\s-][^\d\s]|[\s]-|- |[,;:.)\]'\"]|[ ]{1,3}[45]\.\d)"
+)
 _STATUS = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?!\.?\d)")
 _SHORT_STATUS = re.compile(r"^\s*([245])\.(\d{1,3})\s*$")
-_REPEATED = re.compile(r"\s+(?:[245]\d\d)[-\s](?:[245]\.\d{1,3}\.\d{1,3}\s+)?")
 
 
 def status_of(value: str) -> str:
@@ -50,11 +54,11 @@ def joined(text: str) -> str:
     return text
 
 
-_MULTILINE = re.compile(r"(?:^|[\s:;>])([245]\d\d)-(?!\d)|(?:^|[\s:;>])([245]\d\d)-[245]\.\d")
+_MULTILINE = re.compile(r"([245](?<![^\s:;>][245])\d\d)-(?:(?!\d)|[245]\.\d)")
 
 
 def _multiline_code(text: str) -> str:
     found = _MULTILINE.search(text)
     if not found:
         return ""
-    return (found[1] or found[2]) if text.count(found[1] or found[2]) > 1 else ""
+    return found[1] if text.count(found[1]) > 1 else ""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mailecho.pipeline.classify import returned
+from mailecho.pipeline.classify import guess, returned
+from mailecho.pipeline.classify.lazy import lazy
 from mailecho.pipeline.classify.marks import head_marks, probe
 from mailecho.pipeline.message.headers import Headers
 from mailecho.pipeline.message.scan import Mail, Part, split_head
@@ -39,22 +39,22 @@ class Letter:
         self.trace = trace
         self.told: Told | None = None  # the complaint that was read from it
 
-    @cached_property
+    @lazy
     def subject(self) -> str:
         """The subject, decoded, in lower case."""
         return self.headers.text("subject").lower()
 
-    @cached_property
+    @lazy
     def sender(self) -> str:
         """The From field in lower case, as it stands."""
         return self.headers.first("from").lower()
 
-    @cached_property
+    @lazy
     def enclosed(self) -> Part | None:
         """The first part that encloses a message or its headers."""
         return next((p for p in self.mail.parts if p.returned), None)
 
-    @cached_property
+    @lazy
     def _words(self) -> str:
         plain: list[str] = []
         html: list[str] = []
@@ -77,7 +77,7 @@ class Letter:
             text = "\n\n".join((text, *html))
         return text
 
-    @cached_property
+    @lazy
     def _cut(self) -> tuple[str, str, frozenset[str]]:
         words = self._words
         head = words[:MAX_WORDS]
@@ -101,7 +101,7 @@ class Letter:
         """What was cut off the words: the returned message with the line that announces it."""
         return self._cut[1]
 
-    @cached_property
+    @lazy
     def head(self) -> frozenset[str]:
         """Names of the marks in subject and sender."""
         return head_marks(self.subject, self.sender)
@@ -111,7 +111,12 @@ class Letter:
         """Names of the marks (see marks.py) that occur in the words."""
         return self._cut[2]
 
-    @cached_property
+    @lazy
+    def reads_like_report(self) -> bool:
+        """Whether its words and who says them speak for a report in words (see guess.py)."""
+        return guess.looks_like_report(self)
+
+    @lazy
     def returned_text(self) -> str:
         """The returned message, as far as its headers; "" where nothing is returned."""
         part = self.enclosed
@@ -123,12 +128,12 @@ class Letter:
             return tail[trace:] if trace >= 0 else tail.partition("\n")[2].lstrip("\n")
         return ""
 
-    @cached_property
+    @lazy
     def returned(self) -> Headers:
         """The headers of the returned message."""
         return split_head(self.returned_text)[0] if self.returned_text else Headers()
 
-    @cached_property
+    @lazy
     def message_id(self) -> str:
         """The Message-ID of the returned message, without brackets; "" where it is not returned."""
         value = self.returned.first("message-id") if self.returned_text else ""

@@ -109,9 +109,10 @@ class Weighed(NamedTuple):
 
 def normalised(text: str) -> str:
     """Text as rules see it: case-folded, white space collapsed, addresses as "@", plain apostrophes."""
-    text = " ".join(text.split()).casefold()
-    if "@" in text:
-        text = QUOTED_ADDRESS.sub("@", text)
+    words = text.casefold().split()
+    if "@" in text:  # no address has white space in it
+        words = [QUOTED_ADDRESS.sub("@", word) if "@" in word else word for word in words]
+    text = " ".join(words)
     if not text.isascii():
         text = text.replace("\u2019", "'").replace("\u2018", "'")
     return text

@@ -7,6 +7,7 @@ answers to mail, reports in words that no format reads. The first that fits deci
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 
 from mailecho.pipeline.classify import aggregate, arf, complaint, dsn, guess, pec, replies, sns
 from mailecho.pipeline.classify.dates import milliseconds
@@ -53,6 +54,7 @@ _TEXTS = (
     "last_attempt_raw",
     "rule_id",
 )
+_texts_of = attrgetter(*_TEXTS)
 
 _KIND_OF_ACTION = {
     "failed": Kind.BOUNCE,
@@ -83,9 +85,10 @@ def classify_message(
         if trace is not None:
             trace.judged = judged
     for finding in findings:
-        for name in _TEXTS:
-            if not getattr(finding, name).isascii():
-                setattr(finding, name, printable(getattr(finding, name)))
+        texts = _texts_of(finding)
+        if not "".join(texts).isascii():
+            for name, text in zip(_TEXTS, texts, strict=True):
+                setattr(finding, name, printable(text))
     return findings
 
 
@@ -260,7 +263,7 @@ def _word_rows(letter: Letter) -> list[Row]:
 
 
 def _in_words(letter: Letter) -> list[Finding]:
-    if not guess.looks_like_report(letter):
+    if not letter.reads_like_report:
         return []
     if replies.is_challenge(letter):
         return []
@@ -274,7 +277,7 @@ def _answer(letter: Letter) -> list[Finding]:
         return []
     if kind is Kind.QUARANTINE_NOTICE and replies.filtered(letter):
         return _answered(letter, kind)
-    if kind is not Kind.CHALLENGE and not replies.only_absent(letter) and guess.looks_like_report(letter):
+    if kind is not Kind.CHALLENGE and not replies.only_absent(letter) and letter.reads_like_report:
         return []
     return _answered(letter, kind)
 
@@ -288,7 +291,7 @@ def _answered(letter: Letter, kind: Kind) -> list[Finding]:
 
 
 def _guessed(letter: Letter) -> list[Finding]:
-    if not guess.looks_like_report(letter):
+    if not letter.reads_like_report:
         return []
     rows = guess.guess_rows(letter)
     if not rows and not guess.may_name_nobody(letter):

@@ -167,6 +167,8 @@ def dlq_list(
         else:
             why = f"{header.reason}: {header.detail}" if header else "headers not readable"
             sent = "  (sent back)" if letter.redriven else ""
+            if header and header.reinserted:
+                sent += f"  (put back {header.reinserted} times)"
             out.print(f"{letter.where}{sent}  {why}\n    {preview[:100]!r}", markup=False, soft_wrap=True)
     note(counted(len(letters), "dead letter") + (f"; --limit shows more than {limit}" if len(letters) == limit else ""))
 
@@ -176,7 +178,15 @@ def redrive(
     topic: Annotated[str, typer.Argument(help="The topic whose dead letters go back.")],
     reason: Annotated[str | None, typer.Option("--reason", show_default=False, help="Only of this reason.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, show_default=False, help="At most so many.")] = None,
-    on_error: Annotated[OnError, typer.Option("--on-error", help="For a letter that cannot be sent.")] = OnError.STOP,
+    on_error: Annotated[
+        OnError,
+        typer.Option(
+            "--on-error", help="For a letter that cannot be sent: stop there, put it behind the others, drop."
+        ),
+    ] = OnError.STOP,
+    for_good: Annotated[
+        bool, typer.Option("--for-good", help="With --on-error drop: yes, no redrive will send what it drops.")
+    ] = False,
     as_json: Json = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -188,6 +198,8 @@ def redrive(
     from mailecho.pipeline.endpoints import kafka_bootstrap
 
     _known(topic, reason)
+    if (on_error is OnError.DROP) is not for_good:
+        raise typer.BadParameter("drop and --for-good go together", param_hint="--on-error")
     bootstrap = kafka_bootstrap(settings_of(data_dir))
     with _progress("letters") as advance:
         counts = asyncio.run(

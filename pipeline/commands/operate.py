@@ -83,27 +83,63 @@ def topics_apply(data_dir: DataDir = None) -> None:
         typer.echo("nothing to change")
 
 
+@topics_app.command(name="grow")
+def topics_grow(
+    partitions: Annotated[int, typer.Option("--partitions", min=2, help="A multiple of what there is.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Add partitions to a system that holds data. Everything but the broker must stand still.
+
+    Stop the classify workers, let the ledger fold what is there (`mailecho status`: lag 0), stop all roles, and run
+    this with the old kafka.partitions. Then set kafka.partitions to the new number for every role and start them: the
+    ledger rebuilds its stores. Raw topics may fill meanwhile. Killed half-way, run it again.
+
+    Example: [bold]mailecho topics grow --partitions 8[/bold]
+    """
+    from mailecho.pipeline.growth import grow
+
+    asyncio.run(grow(settings_of(data_dir), partitions, note))
+    typer.echo(f"done: set kafka.partitions = {partitions} (MAILECHO_KAFKA__PARTITIONS={partitions}) for every role")
+
+
 def migrate(data_dir: DataDir = None) -> None:
-    """Create or bring up to date the ClickHouse tables. Safe to run again.
+    """Create or bring up to date the ClickHouse tables, and how long they keep what. Safe to run again.
 
     Example: [bold]MAILECHO_CLICKHOUSE__URL=http://clickhouse:8123 mailecho migrate[/bold]
     """
     from mailecho.pipeline.landing.database import write_client
     from mailecho.pipeline.landing.migrations import migrate as apply_migrations
+    from mailecho.pipeline.landing.retention import apply_retention
 
-    client = write_client(settings_of(data_dir))
+    settings = settings_of(data_dir)
+    client = write_client(settings)
     try:
         applied = apply_migrations(client)
+        changes = apply_retention(client, settings.retention)
+        held = bool(applied) and int(client.query("SELECT count() FROM events").result_rows[0][0]) > 0
     finally:
         client.close()
-    typer.echo("\n".join(applied) or "nothing to apply")
+    typer.echo("\n".join([*applied, *map(str, changes)]) or "nothing to apply")
+    if held:
+        note("there were events before: if a rollup is new, `mailecho reconcile --repair` makes it count them")
 
 
-def reconcile(as_json: Json = False, data_dir: DataDir = None) -> None:
-    """Compute the rollups from the events again and report every difference; exit code 1 if there is one.
+def reconcile(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Also mend what differs. Stop the landers first; suppressions go on.")
+    ] = False,
+    as_json: Json = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Compute the rollups from the events again and report every difference; exit code 1 if one is left.
 
     Example: [bold]mailecho reconcile[/bold]
     """
+    if repair:
+        from mailecho.pipeline.landing.repair import run
+
+        for difference in run(settings_of(data_dir)):
+            note(f"mended: {difference}")
     from mailecho.pipeline.landing.database import write_client
     from mailecho.pipeline.landing.reconcile import reconcile_running
 

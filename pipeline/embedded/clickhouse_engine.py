@@ -48,6 +48,12 @@ MAX_WAITING = 100
 
 LOCK_FILE = "mailecho.lock"
 
+_RUNNING_INSERT = "SELECT query_id FROM system.processes WHERE query_kind = 'Insert' LIMIT 1"
+_ERRORS_OF = (
+    "SELECT code, name, replaceRegexpAll(last_error_message, '\\\\s+', ' ') "
+    "FROM system.errors WHERE query_id = '{}' AND query_id != ''"
+)
+
 
 class DirectoryInUse(RuntimeError):
     """Another process owns the chDB directory; the message names it."""
@@ -199,11 +205,23 @@ class Engine:
                 for chunk in (insert.head, data):
                     if chunk:
                         handle.insert_append(stream, chunk)
+                query_id = self._text(_RUNNING_INSERT).strip()
                 done = handle.insert_done(stream)
             except BaseException:
                 handle.insert_cancel(stream)
                 raise
+            self._raise_unsaid(query_id)
             return _result(done, returns_rows=False)
+
+    def _raise_unsaid(self, query_id: str) -> None:
+        """Raise what went wrong in an insert that the engine calls done.
+
+        chDB 4.4.0 says nothing of an error while the block is written: a full disk, a view's target that takes
+        nothing. The engine's own list of errors knows. Inserts run on one thread, so there is one at a time.
+        """
+        for row in self._text(_ERRORS_OF.format(query_id)).splitlines():
+            code, name, text = row.split("\t", 2)
+            raise refused(int(code), name, text)
 
     def close(self, seconds: float) -> bool:
         """Stop taking work and close the engine. False where a statement still ran after `seconds`:

@@ -34,6 +34,9 @@ ROW_ERROR = "(at row "
 #: letters. As many single rows fit into the metadata of a commit.
 MAX_REFUSED = 250
 
+#: Nor is it the rows where every one of so many is refused.
+ALL_REFUSED = 50
+
 #: Ids in one look-up: a statement is read up to max_query_size, 256 KiB by default.
 LOOKUP_IDS = 4_000
 
@@ -197,10 +200,10 @@ def find_refused(rows: Sequence[bytes], refuses: Callable[[bytes], str | None], 
             spans += [(middle, end), (first, middle)]
             continue
         found[first] = why
-        if len(found) > MAX_REFUSED:
+        if len(found) > MAX_REFUSED or ALL_REFUSED <= len(found) == len(rows):
             raise TooManyRefused(
-                f"ClickHouse refuses more than {MAX_REFUSED} rows of one range for {table}: not the rows but the table "
-                f"must be wrong (`mailecho migrate`). Its last word: {why}"
+                f"ClickHouse refuses {len(found)} rows of one range of {len(rows)} for {table}: not the rows but the "
+                f"table must be wrong (`mailecho migrate`). Its last word: {why}"
             )
     return found
 

@@ -31,6 +31,7 @@ from mailecho.pipeline.landing.insert import (
     Inserter,
     RowsRefused,
     Stale,
+    TooManyRefused,
     days,
     landed_row,
 )
@@ -40,6 +41,7 @@ from mailecho.pipeline.landing.patience import Patience
 from mailecho.pipeline.landing.ranges import EventsRecord, Lines
 from mailecho.pipeline.landing.reconcile import reconcile
 from mailecho.pipeline.times import row_time
+from mailecho.schemas import headers as h
 from mailecho.schemas.deadletter import Reason
 
 T = TypeVar("T")
@@ -175,11 +177,20 @@ class Landing:
                     await self._patience.pause(1.0)
                     continue
                 rows = lines.split()
+                for position, why in found.items():
+                    later = h.newer(lines.origin(position).record.headers, "event")
+                    if later is not None:
+                        raise TooManyRefused(
+                            f"{part.where.topic}[{part.where.partition}] holds rows of a newer release ({later}) that "
+                            f"ClickHouse refuses: {why}. Run `mailecho migrate` of that release, and start again"
+                        ) from error
                 for position, why in sorted(found.items()):
                     origin = lines.origin(position)
                     detail = f"{table}, row {origin.index}: {why}"
                     await self._outside.dead_letter(origin.record, rows[position][:-1], Reason.REJECTED, detail)
+                point("lander.after_letters")
                 await self._intend(part, replace(intent, **{field: to_runs(found)}))  # type: ignore[arg-type]
+                point("lander.after_exclusion")
             else:
                 metrics.INSERTS.labels(table, str(part.repeated).lower()).inc()
                 return

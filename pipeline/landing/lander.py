@@ -47,7 +47,10 @@ from mailecho.pipeline.landing.migrations import CountsUnsafe, MigrationRefused,
 from mailecho.pipeline.landing.partition import Partition
 from mailecho.pipeline.landing.patience import Interrupted, Patience
 from mailecho.pipeline.landing.ranges import EventsRecord, GapError
+from mailecho.pipeline.landing.retention import differing
 from mailecho.pipeline.landing.start import Facts, Refused, Start, decide
+from mailecho.pipeline.landing.totals import Watch
+from mailecho.pipeline.paced import Pace
 from mailecho.schemas import topics
 from mailecho.schemas.deadletter import DeadLetter, Reason
 from mailecho.schemas.headers import SchemaRefused
@@ -102,6 +105,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         self._topic = topic
         self._group = group
         self._patience = Patience()
+        self._pace = Pace(settings.kafka.pace_ms)
         self._thread = ThreadPoolExecutor(1, "clickhouse")
         self._inserter: Inserter | None = None
         self._consumer: AIOKafkaConsumer | None = None
@@ -111,6 +115,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         self._partitions: dict[TopicPartition, Partition] = {}
         self._assigned: set[TopicPartition] = set()
         self._stopping = False
+        self._watch = Watch(settings, lambda: TopicPartition(topic, 0) in self._partitions)
         #: Whether an insert still runs in the thread, so that the process cannot end by itself.
         self.left_behind = False
 
@@ -137,6 +142,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._close()
 
     async def _close(self) -> None:
+        self._watch.stop()
         with suppress(TimeoutError, KafkaError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 if self._producer is not None:
@@ -153,13 +159,15 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _work(self) -> None:
         await self._landing.database(lambda inserter: assert_dedup(inserter.client))
+        for change in await self._landing.database(lambda i: differing(i.client, self._settings.retention)):
+            log.warning("retention: %s; `mailecho migrate` applies it", change)
+        if self._limits.check_minutes:
+            self._watch.start()
         consumer: AIOKafkaConsumer = await self._connected(self._new_consumer)
         self._consumer = consumer
         await self._patience.until(self._topic_exists, TopicMissing, "Kafka")
         consumer.subscribe([self._topic], listener=self)
         while True:
-            if self._settings.kafka.pace_ms:
-                await asyncio.sleep(self._settings.kafka.pace_ms / 1000)
             try:
                 await self._turn()
             except Lost as error:
@@ -180,6 +188,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
             async with self._busy:
                 await self._open()
         batches = await self._fetch()
+        self._pace.after(self._consumer, bool(batches))
         async with self._busy:
             for where, records in batches.items():
                 # revoked meanwhile: whoever has it now reads it again

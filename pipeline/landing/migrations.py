@@ -42,7 +42,9 @@ REQUIRED = (
     "events",
     "landed",
     "suppression_changes",
+    "rollup_day",
     "rollup_hour_campaign",
+    "rollup_hour_provider",
     "rollup_minute_ip_cause",
     "rollup_minute_provider",
     "rollup_quarter",
@@ -160,6 +162,10 @@ def assert_dedup(client: Client) -> None:
     missing = [name for name in REQUIRED if name not in tables]
     if missing:
         raise MigrationRefused(f"database {client.database} has no table {', '.join(missing)}: run `mailecho migrate`")
+    applied = {int(number) for number, _name, _sha256 in _rows(client, _APPLIED_SQL)}
+    pending = [f"{m.number:04d}_{m.name}" for m in load_migrations() if m.number not in applied]
+    if pending:
+        raise MigrationRefused(f"database {client.database} lacks {', '.join(pending)}: run `mailecho migrate`")
     defaults = {
         str(name): int(value)
         for name, value in _rows(

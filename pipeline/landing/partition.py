@@ -13,6 +13,9 @@ from mailecho.pipeline.landing.intents import Progress
 from mailecho.pipeline.landing.ranges import Range
 from mailecho.pipeline.landing.start import RESUME, Refused
 
+#: After a silence a range waits for so long, so that a burst is one range and not its first record and the rest.
+GATHER_SECONDS = 0.1
+
 
 class Partition:
     """Collects records into the next range.
@@ -27,6 +30,7 @@ class Partition:
         self.offset = offset
         self.progress = progress
         self.repeated = progress.intent is not None
+        self._landed = float("-inf")  # when the last range was due
         self._begin()
 
     def _begin(self) -> None:
@@ -63,13 +67,20 @@ class Partition:
             return False
         if self.progress.intent is not None:
             return self._full(limits)
-        return self._full(limits) or now - self._since >= limits.flush_seconds
+        if self._full(limits) or now >= self._due_at(limits):
+            self._landed = now
+            return True
+        return False
 
     def wait(self, limits: LanderSettings) -> float:
-        """Seconds until the range is due by age; infinite without one."""
+        """Seconds until the range is due by time; infinite without one."""
         if not self.range or self.progress.intent is not None:
             return float("inf")
-        return max(0.0, self._since + limits.flush_seconds - time.monotonic())
+        return max(0.0, self._due_at(limits) - time.monotonic())
+
+    def _due_at(self, limits: LanderSettings) -> float:
+        # from range to range, not from a range's first record: what came while others were landed has waited already
+        return max(self._since + min(GATHER_SECONDS, limits.flush_seconds), self._landed + limits.flush_seconds)
 
     def _full(self, limits: LanderSettings) -> bool:
         intent = self.progress.intent

@@ -17,7 +17,7 @@ from clickhouse_connect.driver.client import Client
 SETTLE_TURNS = 4
 SETTLE_SECONDS = 0.7
 
-_TTL = re.compile(r"TTL \S*received_(?:on|at)\)? \+ toInterval(Day|Month)\((\d+)\)")
+_TTL = re.compile(r"TTL \S*received_(?:on|at)\)? \+ toInterval(Day|Month|Year)\((\d+)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ def reconcile(client: Client, days: Collection[str] | None = None) -> list[Diffe
     """
     found: list[Difference] = []
     keeps_events = _kept(client, "events")
-    for rollup, select in _views(client):
-        counters = _counters(client, rollup)
+    for rollup, select in views(client):
+        counters = counters_of(client, rollup)
         keeps = [kept for kept in (keeps_events, _kept(client, rollup)) if kept]
         for day in _days(client, rollup) if days is None else sorted(days):
             # a day's margin on each side of the limit, since merges drop parts when they like
@@ -50,10 +50,9 @@ def reconcile(client: Client, days: Collection[str] | None = None) -> list[Diffe
                 continue
             sums = ", ".join(f"toInt64(sum(`{name}`))" for name in counters)
             ours = client.query(f"SELECT {sums} FROM `{rollup}` WHERE received_on = toDate('{day}')").result_rows[0]
-            of_day = f"toDate(received_at) = toDate(\\'{day}\\')"
             theirs = client.query(
                 f"SELECT {sums} FROM ({select})",
-                settings={"additional_table_filters": f"{{'{client.database}.events': '{of_day}'}}"},
+                settings=of_day(client, day),
             ).result_rows[0]
             found += [
                 Difference(rollup, day, name, int(a), int(b))
@@ -80,7 +79,8 @@ def reconcile_running(client: Client) -> list[Difference]:
     return found
 
 
-def _views(client: Client) -> list[tuple[str, str]]:
+def views(client: Client) -> list[tuple[str, str]]:
+    """Every rollup that a view feeds from `events`, with the view's SELECT."""
     rows = client.query(
         "SELECT create_table_query, as_select FROM system.tables "
         "WHERE database = currentDatabase() AND engine = 'MaterializedView' ORDER BY name"
@@ -93,7 +93,14 @@ def _views(client: Client) -> list[tuple[str, str]]:
     return views
 
 
-def _counters(client: Client, rollup: str) -> list[str]:
+def of_day(client: Client, day: str) -> dict[str, str]:
+    """The setting under which a view's SELECT reads the events of one day of receipt only."""
+    only = f"toDate(received_at) = toDate(\\'{day}\\')"
+    return {"additional_table_filters": f"{{'{client.database}.events': '{only}'}}"}
+
+
+def counters_of(client: Client, rollup: str) -> list[str]:
+    """The columns of a rollup that are summed."""
     rows = client.query(
         "SELECT name FROM system.columns WHERE database = currentDatabase() AND table = {table:String} "
         "AND type = 'UInt64' AND NOT is_in_sorting_key ORDER BY position",

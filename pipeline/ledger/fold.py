@@ -29,6 +29,7 @@ NEXT = b"next"
 CLOCK = b"clock"
 TOTALS = b"totals"
 POLICY = b"policy"
+PARTITIONS = b"partitions"
 
 _DELIVERY = Kind.DELIVERY.value
 _VERIFIED = Trust.VERIFIED.value
@@ -97,6 +98,14 @@ class Fold:
     def start_at(self, tx: Transaction, offset: int) -> None:
         """Say that a new store begins at `offset`."""
         tx.put(META, NEXT, offset.to_bytes(8, "big"))
+
+    def partitions(self, tx: Transaction) -> int:
+        """How many partitions there were when the store was made; 0 for a new one."""
+        return _int(tx.get(META, PARTITIONS))
+
+    def made_for(self, tx: Transaction, partitions: int) -> None:
+        """Say how many partitions there are: with another number a store holds what has moved away."""
+        tx.put(META, PARTITIONS, partitions.to_bytes(4, "big"))
 
     def count_from(self, tx: Transaction, totals: bytes) -> None:
         """Go on counting from these totals: those of the emission that a rebuilt store stands at."""

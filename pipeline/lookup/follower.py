@@ -25,6 +25,7 @@ from mailecho.pipeline.endpoints import NotRunning
 from mailecho.pipeline.identity import IdentityKeyError
 from mailecho.pipeline.lookup.record import BadRecord, Change, read_change
 from mailecho.pipeline.lookup.store import DAMAGE, Store
+from mailecho.pipeline.paced import Pace
 from mailecho.schemas.headers import SchemaRefused
 from mailecho.schemas.suppression import is_entry_key
 from mailecho.schemas.topics import SUPPRESSIONS, registry
@@ -65,7 +66,7 @@ class Follower:
         *,
         bootstrap: Callable[[], str],
         fingerprint: str,
-        pace_ms: int = 50,
+        pace_ms: int = 200,
         topic: str = SUPPRESSIONS,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -87,7 +88,7 @@ class Follower:
         self._bootstrap = bootstrap
         self._topic = topic
         self._fingerprint = fingerprint.encode()
-        self._pace = pace_ms / 1000
+        self._pace_ms = pace_ms
         self._clock = clock
         self._stop = asyncio.Event()
         self._session_task: asyncio.Task[None] | None = None
@@ -180,10 +181,10 @@ class Follower:
         begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
         meta, offsets = self.store.meta(), self.store.offsets()
         known = meta.get("partitions")
-        if known is not None and int(known) != len(places):
+        if known is not None and len(places) < int(known):
             raise FollowRefused(
                 f"{self._topic} has {len(places)} partitions, and had {int(known)} when the map was made: "
-                f"their number never changes. Where the data was begun anew, remove {self.store.directory}"
+                f"their number never falls. Where the data was begun anew, remove {self.store.directory}"
             )
         why = _why_afresh(places, offsets, begins, ends, meta, cluster, keeps_ms, self._now_ms())
         if why is not None:
@@ -202,12 +203,12 @@ class Follower:
     async def _follow(
         self, consumer: AIOKafkaConsumer, places: list[TopicPartition], goal: dict[TopicPartition, int], keeps_ms: int
     ) -> None:
+        pace = Pace(self._pace_ms)
         saved: dict[int, int] = {}
         marked = self._now_ms()
         while True:
-            if not self.lag:
-                await asyncio.sleep(self._pace)  # under a backlog there is nothing to wait for
             fetched = await consumer.getmany(timeout_ms=1_000, max_records=TRANSACTION_RECORDS)
+            pace.after(consumer, bool(fetched))
             positions = {place: await consumer.position(place) for place in places}
             seen_at = self._measure(consumer, positions)
             caught_up = not self.ready and all(positions[place] >= goal[place] for place in places)
@@ -272,6 +273,8 @@ def _why_afresh(
 ) -> str | None:
     if "partitions" not in meta:
         return "a new map"
+    if len(places) != int(meta["partitions"]):
+        return f"the topic has {len(places)} partitions now"  # `mailecho topics grow` moved entries between them
     if meta.get("cluster", b"").decode() != cluster:
         return f"the Kafka cluster is another one ({cluster})"
     for place in places:

@@ -146,7 +146,6 @@ _KINDS = {
 }
 _STAGES = frozenset(("connect", "helo", "mail", "rcpt", "data", "end_of_data", "", None))
 _STATUS = re.compile(r"(?:[245]\.[0-9]{1,3}\.[0-9]{1,3})?")
-_TIME_TYPES = frozenset((str, int, float))
 _MAX_QUEUE_SECONDS = 1e9
 _MAX_ID = 500
 
@@ -192,7 +191,7 @@ def _checked(entry: dict[str, Any], context: Context) -> Finding:
         raise _Refused
     kind, needs_recipient = known
     occurred_at = entry.get("occurred_at")
-    if occurred_at.__class__ not in _TIME_TYPES:
+    if not isinstance(occurred_at, (str, int, float)) or occurred_at.__class__ is bool:
         raise _Refused
     fields: dict[str, Any] = {
         "kind": kind,

@@ -1,8 +1,9 @@
 """Marks beside the data: which boot of the machine it was open in, and under which identity key.
 
 A broker acknowledges from the page cache. A killed process loses nothing of it; a power cut may cut
-off the tail of a partition. So after a stop of the machine that `up` did not see coming, classify
-reads the last hour again (DESIGN 2, point 2): what was kept is dropped as duplicates.
+off the tail of a partition. So after a stop of the machine that `up` did not see coming, `classified`
+is padded up to what was emitted of it, and classify reads the last hour again (DESIGN 2, point 2):
+what was kept is dropped as duplicates.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import psutil
 
 from mailecho.pipeline.endpoints import run_dir, write_atomically
 from mailecho.pipeline.identity import Identity, IdentityKeyError
-from mailecho.schemas.topics import CLASSIFY_INPUT, GROUP_CLASSIFY, HOUR_MS
+from mailecho.schemas.headers import schema_header
+from mailecho.schemas.topics import CLASSIFIED, CLASSIFY_INPUT, GROUP_CLASSIFY, HOUR_MS
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -83,6 +85,32 @@ def check_fingerprint(data_dir: Path, identity: Identity) -> None:
             f"identity_key (fingerprint {identity.fingerprint}) is not the one that {data_dir} was made with "
             f"({known}): every suppression would be orphaned. Put the old key back, or start on an empty --data-dir"
         )
+
+
+async def pad_classified(bootstrap: str) -> int:
+    """Fill `classified` up to its last emissions where the broker has lost its end; says by how many records.
+
+    To be done before classify runs, which would write under numbers that were used. A topic that holds
+    nothing is left to the ledger, which refuses it: it is another one.
+    """
+    from aiokafka import AIOKafkaProducer
+
+    from mailecho.pipeline.emission import last_emission
+    from mailecho.pipeline.partitions import partitions_of
+    from mailecho.pipeline.side import side_reader
+
+    padded = 0
+    places, _ = await partitions_of(bootstrap, [CLASSIFIED])
+    async with side_reader(bootstrap) as side, AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all") as producer:
+        for place in places:
+            emission = await last_emission(side, place.partition)
+            _, end = await side.span(CLASSIFIED, place.partition)
+            for _ in range(emission.n + 1 - end if emission and end else 0):
+                await producer.send_and_wait(
+                    CLASSIFIED, b"", partition=place.partition, headers=[schema_header("classified")]
+                )
+                padded += 1
+    return padded
 
 
 async def rewind(bootstrap: str, topics: Iterable[str] = CLASSIFY_INPUT, group: str = GROUP_CLASSIFY) -> int:

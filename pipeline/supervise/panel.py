@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from rich.console import Console, Group
@@ -10,12 +9,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-#: Without a terminal one line of counts in this time, so that a log stays readable.
+#: A person who watches wants to see it move; without a terminal one line now and then keeps a log readable.
+PANEL_SECONDS = 2.0
 LINE_SECONDS = 10.0
 
 
 class View(Protocol):
-    """Where `up` tells what happens."""
+    """Where `up` tells what happens. `seconds`: how often it shows counts, which all parts are asked for."""
+
+    seconds: float
 
     def note(self, text: str) -> None:
         """Something happened."""
@@ -33,10 +35,10 @@ class View(Protocol):
 class Lines:
     """For logs and pipes: a line for each thing that happens, and counts every LINE_SECONDS."""
 
-    def __init__(self, console: Console, clock: Callable[[], float]) -> None:
+    seconds = LINE_SECONDS
+
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._clock = clock
-        self._shown = float("-inf")
 
     def note(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
@@ -45,9 +47,7 @@ class Lines:
         self.note("\n".join(_ready_lines(endpoints, hints)))
 
     def show(self, status: dict[str, Any]) -> None:
-        if self._clock() - self._shown >= LINE_SECONDS:
-            self._shown = self._clock()
-            self.note(counts_line(status))
+        self.note(counts_line(status))
 
     def close(self) -> None:
         """Nothing to undo."""
@@ -55,6 +55,8 @@ class Lines:
 
 class Panel:
     """For people: a table of processes and counts that stays in place, messages above it."""
+
+    seconds = PANEL_SECONDS
 
     def __init__(self, console: Console) -> None:
         self._console = console

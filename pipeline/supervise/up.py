@@ -20,7 +20,7 @@ from mailecho.pipeline.supervise import plan
 from mailecho.pipeline.supervise.child import Child, RollingLog, Spec
 from mailecho.pipeline.supervise.claim import claim
 from mailecho.pipeline.supervise.group import Group
-from mailecho.pipeline.supervise.machine import MachineMark, check_fingerprint, rewind
+from mailecho.pipeline.supervise.machine import MachineMark, check_fingerprint, pad_classified, rewind
 from mailecho.pipeline.supervise.panel import Lines, Panel, View
 from mailecho.pipeline.supervise.ready import answers, hints
 
@@ -36,8 +36,6 @@ START_TRIES = 5
 
 #: A million entries are loaded in less; who waits longer can work with the rest meanwhile.
 LOOKUP_SECONDS = 30.0
-
-SHOW_SECONDS = 2.0
 
 
 class StartFailed(RuntimeError):
@@ -67,7 +65,7 @@ def run_up(settings: Settings, *, demo: bool = False) -> int:
         port = plan.api_port(settings.api.host, settings.api.port)
         check_fingerprint(data_dir, load_identity(settings, create=True))
         broker = None if settings.kafka.bootstrap_servers else _prepare_broker(settings, console)
-        view: View = Panel(console) if console.is_terminal else Lines(console, time.monotonic)
+        view: View = Panel(console) if console.is_terminal else Lines(console)
         return asyncio.run(Up(settings, broker, port, view, demo=demo).run())
 
 
@@ -178,15 +176,15 @@ class Up:
         kafka = self._settings.kafka.bootstrap_servers or await self._start_broker()
         await self._prepare_topics(kafka)
         if unclean:
+            await pad_classified(kafka)
             again = await rewind(kafka)
             self._mark.open()  # not before: a start that fails here must rewind at the next one
             self._view.note(f"the machine stopped without warning: {again:,} raw records are read again")
         if not self._settings.clickhouse.url:
             await self._wait("clickhouse", answers(f"{clickhouse}/ping"))
         self._view.note(f"ClickHouse ready: {clickhouse}")
-        applied = await asyncio.to_thread(self._migrate, clickhouse)
-        if applied:
-            self._view.note(f"{len(applied)} migrations applied")
+        for line in await asyncio.to_thread(self._migrate, kafka, clickhouse):
+            self._view.note(line)
         return {"kafka": kafka, "clickhouse": clickhouse}
 
     async def _start_broker(self) -> str:
@@ -206,16 +204,33 @@ class Up:
         if changes:
             self._view.note(f"{len(changes)} topics created or changed")
 
-    def _migrate(self, url: str) -> list[str]:
+    def _migrate(self, bootstrap: str, url: str) -> list[str]:
+        """Bring the tables up to date, a new rollup over old events included; gives what to say of it."""
         from mailecho.pipeline.landing.database import write_client
         from mailecho.pipeline.landing.migrations import migrate
+        from mailecho.pipeline.landing.repair import RepairRefused, run
+        from mailecho.pipeline.landing.retention import apply_retention
 
-        section = self._settings.clickhouse.model_copy(update={"url": url})
-        client = write_client(self._settings.model_copy(update={"clickhouse": section}))
+        sections = {
+            "kafka": self._settings.kafka.model_copy(update={"bootstrap_servers": bootstrap}),
+            "clickhouse": self._settings.clickhouse.model_copy(update={"url": url}),
+        }
+        settings = self._settings.model_copy(update=sections)
+        client = write_client(settings)
         try:
-            return migrate(client)
+            applied = migrate(client)
+            said = [f"{len(applied)} migrations applied"] if applied else []
+            said += [f"retention: {change}" for change in apply_retention(client, settings.retention)]
+            held = int(client.query("SELECT count() FROM events").result_rows[0][0])
         finally:
             client.close()
+        if applied and held:
+            try:
+                run(settings)
+            except RepairRefused as error:
+                said.append(f"new rollups do not count the {held:,} events before them: `mailecho reconcile --repair`")
+                said.append(str(error))
+        return said
 
     def _gave_up(self, child: Child) -> bool:
         return self._stop.is_set() or child.state == "refused" or child.restarts >= START_TRIES
@@ -248,4 +263,4 @@ class Up:
 
         while True:
             self._view.show(await collect(self._settings))
-            await asyncio.sleep(SHOW_SECONDS)
+            await asyncio.sleep(self._view.seconds)

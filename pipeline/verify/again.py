@@ -9,6 +9,7 @@ import orjson
 
 from mailecho.pipeline.ledger.entries import stored
 from mailecho.pipeline.ledger.fold import Fold, NotClassified, Totals
+from mailecho.pipeline.ledger.places import Places
 from mailecho.pipeline.ledger.store import MemoryStore
 from mailecho.pipeline.side import Side
 from mailecho.schemas import headers as h
@@ -18,8 +19,9 @@ from mailecho.schemas.topics import CLASSIFIED, EVENTS
 class Again:
     """One partition, computed again up to `end`."""
 
-    def __init__(self, fold: Fold, partition: int, start: int) -> None:
+    def __init__(self, fold: Fold, places: Places, partition: int, start: int) -> None:
         """`start` is the first record of `classified` that is still there."""
+        self._places = places
         self.partition = partition
         self.start = start
         self.end = start
@@ -40,7 +42,9 @@ class Again:
             with self._store.begin() as tx:
                 for record in records:
                     try:
-                        output = self._fold.apply(tx, record.offset, record.value or b"")
+                        output = self._fold.apply(
+                            tx, record.offset, self._places.only(record.value or b"", self.partition)
+                        )
                     except NotClassified:
                         output = self._fold.skip(tx, record.offset)
                     for row in output.rows:

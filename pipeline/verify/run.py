@@ -16,8 +16,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from mailecho.pipeline.config import Settings
 from mailecho.pipeline.emission import last_emission
 from mailecho.pipeline.endpoints import kafka_bootstrap
+from mailecho.pipeline.identity import load_identity
 from mailecho.pipeline.landing.database import write_client
 from mailecho.pipeline.ledger.fold import Fold
+from mailecho.pipeline.ledger.places import Places
 from mailecho.pipeline.ledger.policy import load_policy
 from mailecho.pipeline.side import Side, committed_offsets, side_reader
 from mailecho.pipeline.verify.again import Again, emission_faults
@@ -74,7 +76,8 @@ async def verify(
             fold = Fold(
                 settings.dedupe_windows, load_policy(settings.policy_file), keep_addresses=settings.addresses == "clear"
             )
-            parts = [Again(fold, p, (await side.span(topics.CLASSIFIED, p))[0]) for p in range(partitions)]
+            places = Places(load_identity(settings), partitions)
+            parts = [Again(fold, places, p, (await side.span(topics.CLASSIFIED, p))[0]) for p in range(partitions)]
             await _fold(side, parts, progress)
             await _passed(bootstrap, topics.GROUP_LANDER, await _ends(side, settings, (topics.EVENTS,)))
             progress("comparing events", 0)

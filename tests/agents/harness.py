@@ -188,7 +188,7 @@ class Worker:
         return self.log.read_bytes()[self._begins_at :].decode("utf-8", "replace")
 
 
-def wait_until(condition: Callable[[], bool], what: str, patience: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, patience: float = 180.0) -> None:
     """Poll until it holds; fails saying what was waited for."""
     deadline = time.monotonic() + patience
     while not condition():

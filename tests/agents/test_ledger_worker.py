@@ -12,6 +12,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from mailecho.pipeline.ledger.store import Store
+from mailecho.pipeline.side import committed_offsets
 from mailecho.schemas.topics import CLASSIFIED, DAY_MS, GROUP_LEDGER, SUPPRESSIONS, partition_of
 from tests.agents.harness import Cluster, wait_until
 from tests.ledger.histories import START, Fact, Folded, key_of
@@ -84,8 +85,14 @@ def test_exact_through_a_kill_at_every_step(cluster: Cluster) -> None:
         worker.kill()
     worker = cluster.worker("ledger")
     wait_until(cluster.folded_to_the_end, "all is folded")
+    wait_until(lambda: committed(cluster) == cluster.ends(CLASSIFIED), "its offsets say so, though nothing follows")
     assert worker.stop() == 0, worker.said()
     assert_exact(cluster)
+
+
+def committed(cluster: Cluster) -> list[int]:
+    found = asyncio.run(committed_offsets(cluster.bootstrap, GROUP_LEDGER))
+    return [found.get((CLASSIFIED, partition), 0) for partition in range(cluster.partitions)]
 
 
 def test_a_lost_a_truncated_and_a_too_new_store(cluster: Cluster) -> None:

@@ -123,3 +123,13 @@ def test_what_an_earlier_assignment_finished_is_not_committed() -> None:
     assert progress.take(PARTITION) is None
     progress.done(PARTITION, 4)
     assert progress.take(PARTITION) == 5
+
+
+def test_what_was_done_before_an_assignment_is_committed_though_nothing_follows() -> None:
+    progress = Progress()
+    progress.reached(PARTITION, 7)
+    assert list(progress.pending()) == [PARTITION]
+    progress.delivered(PARTITION, 7, 9)
+    assert progress.take(PARTITION) == 7
+    progress.done(PARTITION, 9)
+    assert progress.take(PARTITION) == 10

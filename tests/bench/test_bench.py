@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -12,8 +13,9 @@ import orjson
 import pytest
 from aiokafka import ConsumerRecord
 
-from mailecho.pipeline.bench import bare, classify, dsn, feed, lookup, volume
+from mailecho.pipeline.bench import bare, classify, dsn, feed, landing, latency, lookup, memory, volume
 from mailecho.pipeline.bench.harness import Result, percentile, readable, take_turns
+from mailecho.pipeline.bench.up import System, percent_of_a_core, whole_system
 from mailecho.pipeline.classify import classify_message
 from mailecho.pipeline.classify.reply import RULES_VERSION
 from mailecho.pipeline.events import EventBuilder
@@ -91,6 +93,44 @@ def test_lookup_of_a_small_map() -> None:
     assert result["bulk_addresses_per_cpu_s"] > 0
 
 
+@pytest.mark.clickhouse
+def test_landing_of_a_few_rows() -> None:
+    result = landing.run(rows=1_200, sizes=(500, 1_200), runs=1).as_dict()
+    assert (result["name"], result["unit"], result["insert_rows"]) == ("landing", "rows/CPU-s", 1_200)
+    assert list(result["by_insert_rows"]) == ["500", "1200"]
+    assert result["median"] > 0 < result["baseline"]["median"]
+    assert result["without_rollups"] > 0
+    assert json.loads(landing.row(8))["kind"] == "bounce"
+
+
+def test_landing_names_sizes_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match=r"\[5000\].*1,000 rows"):
+        landing.run(rows=1_000, sizes=(5_000,))
+
+
+def test_a_slope_is_that_of_the_last_part() -> None:
+    warm_up = [(at * 1000, 50.0 + at) for at in range(40)]
+    flat = memory.line([*warm_up, *((at * 1000, 90.0) for at in range(40, 101))])
+    assert (flat["first_mb"], flat["peak_mb"], flat["last_mb"], flat["slope_mb_per_million"]) == (50.0, 90.0, 90.0, 0.0)
+    leak = memory.line([(at * 1000, 50.0 + at) for at in range(101)])
+    assert leak["slope_mb_per_million"] == 1000.0
+    assert leak["plot"][0] < leak["plot"][-1] == flat["plot"][-1]
+    assert memory.slope([(1, 5.0)]) == 0
+
+
+def test_processor_time_is_of_those_that_lived_all_the_time() -> None:
+    assert percent_of_a_core({"a": 1.0, "gone": 1.0}, {"a": 1.5, "new": 3.0}, 10) == {"a": 5.0}
+
+
+@pytest.fixture(scope="module")
+def system(kafka_jars: None) -> Iterator[System]:
+    with whole_system() as running:
+        yield running
+
+
+PROCESSES = {"up", "kafka", "clickhouse", "serve", "lander", "ledger-0", "classify-0"}
+
+
 NOW = 1_795_000_000
 
 
@@ -142,6 +182,30 @@ def test_reports_are_distinct_and_each_is_one_event() -> None:
 
 @pytest.mark.kafka
 @pytest.mark.clickhouse
+def test_latency_of_a_whole_system(system: System) -> None:
+    result = latency.measure(system, rate=40, seconds=3, idle=1).as_dict()
+    assert tuple(result)[: len(FIELDS)] == FIELDS
+    assert result["bounces"] == 6
+    assert result["median"] > 0 < result["baseline"]["median"]
+    for end in ("", "deny_", "baseline_"):
+        assert 0 < result[f"{end}p50_ms"] <= result[f"{end}p95_ms"] <= result[f"{end}p99_ms"]
+    for name in ("cpu_percent", "idle_cpu_percent"):
+        assert set(result[f"{name}_by_process"]) >= PROCESSES
+        assert result[name] > 0
+
+
+@pytest.mark.kafka
+@pytest.mark.clickhouse
+def test_memory_of_a_whole_system(system: System, tmp_path: Path) -> None:
+    result = memory.measure(system, events=3_000, samples=tmp_path / "memory.tsv")
+    assert set(result["processes"]) >= PROCESSES
+    assert all(0 < found["last_mb"] <= found["peak_mb"] for found in result["processes"].values())
+    rows = [line.split("\t") for line in (tmp_path / "memory.tsv").read_text().splitlines()]
+    assert rows[0] == ["seconds", "events", "process", "mb"]
+    assert {row[2] for row in rows[1:]} == set(result["processes"])
+    assert len(memory.readable(result)) == len(result["processes"]) + 3
+
+
 @pytest.mark.timeout(600)
 def test_volume_of_a_few_events(kafka_jars: None) -> None:
     result = volume.run(events=500, runs=1, partitions=2).as_dict()

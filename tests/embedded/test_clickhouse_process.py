@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+import orjson
 import psutil
 import pytest
 from clickhouse_connect.driver.exceptions import Error
@@ -27,6 +29,7 @@ from mailecho.pipeline.landing.database import read_client, write_client
 from mailecho.pipeline.landing.migrations import INSERT_SETTINGS, migrate
 from tests.embedded.test_clickhouse_contract import ROLLUPS, TOTALS, event_row
 from tests.fixtures_clickhouse import EmbeddedClickHouse
+from tests.landing.kit import TODAY
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -88,6 +91,34 @@ def test_killed_in_the_middle_of_inserts_and_replayed_counts_are_exact(fresh_cli
         rows = sum(len(batch) for batch in batches)
         assert client.query("SELECT count(), uniqExact(event_id) FROM events").result_rows == [(rows, rows)]
         assert {name: client.command(sql) for name, sql in TOTALS.items()} == dict.fromkeys(ROLLUPS, rows)
+
+
+@pytest.mark.parametrize("full", ["events", "rollup_minute_provider", "rollup_hour_campaign"])
+def test_an_insert_that_cannot_be_written_is_an_error_and_its_repetition_completes_it(
+    fresh_clickhouse: EmbeddedClickHouse, full: str
+) -> None:
+    """As on a full disk: the engine checks the room when it writes the block, of the table or of a view's target."""
+    client = fresh_clickhouse.write_client()
+    migrate(client)
+    row = orjson.dumps({"event_id": str(uuid.uuid4()), "kind": "bounce", "received_at": f"{TODAY} 00:00:01.000"})
+
+    def insert() -> None:
+        settings = {**INSERT_SETTINGS, "insert_deduplication_token": "one"}
+        client.raw_insert("events", insert_block=row + b"\n", fmt="JSONEachRow", settings=settings)
+
+    client.command(f"ALTER TABLE {full} MODIFY SETTING min_free_disk_bytes_to_perform_insert = {1 << 60}")
+    for _ in range(2):
+        with pytest.raises(Error, match="NOT_ENOUGH_SPACE"):
+            insert()
+    client.command(f"ALTER TABLE {full} RESET SETTING min_free_disk_bytes_to_perform_insert")
+    insert()
+    rollups = (
+        "sum(bounce) FROM rollup_minute_provider",
+        "sum(events) FROM rollup_quarter",
+        "sum(bounce) FROM rollup_hour_campaign",
+    )
+    counts = "SELECT (SELECT count() FROM events), " + ", ".join(f"(SELECT {rollup})" for rollup in rollups)
+    assert client.query(counts).result_rows == [(1, 1, 1, 1)]
 
 
 def test_a_second_owner_is_refused_and_the_first_is_unharmed(fresh_clickhouse: EmbeddedClickHouse) -> None:

@@ -45,12 +45,25 @@ class Feed:
     denied: dict[str, str] = field(default_factory=dict)  # address: reason
     allowed: list[str] = field(default_factory=list)
 
+    def add(self, other: Feed) -> None:
+        """Take in what another feed, about others, knows."""
+        self.records += other.records
+        self.events += other.events
+        self.dead_letters += other.dead_letters
+        self.denied |= other.denied
+        self.allowed += other.allowed
+
 
 class Generator:
-    """Makes a feed of about `size` records."""
+    """Makes a feed of about `size` records.
 
-    def __init__(self, seed: int, now: datetime | None = None) -> None:
+    `name` (letters and digits) goes into every address, message and queue id, so that feeds of
+    other names are about others.
+    """
+
+    def __init__(self, seed: int, now: datetime | None = None, name: str = "") -> None:
         self._random = random.Random(seed)
+        self._name = name
         self._now = (now or datetime.now(UTC)).replace(microsecond=0)
         self._feed = Feed()
         self._pending: list[bytes] = []  # JSON lines that go as a chunk
@@ -74,7 +87,7 @@ class Generator:
 
     def _recipient(self, number: int) -> None:
         """All that happens to one recipient. Hours count back from now; failures are within 14 days."""
-        address = f"user{number}@{('example.org', 'example.net', 'gmail.com', 'yahoo.com')[number % 4]}"
+        address = f"{self._name}user{number}@{('example.org', 'example.net', 'gmail.com', 'yahoo.com')[number % 4]}"
         fate = number % 24
         deny, allow = self._feed.denied, self._feed.allowed
         for _ in range(self._random.randint(1, 6)):
@@ -108,15 +121,15 @@ class Generator:
                     self._log("delay", "greylist", address, at, diagnostic=_BUSY, smtp_code=451, status="4.7.1")
                 allow.append(address)
             case 8:
-                gone = f"user@gone{number}.example"
+                gone = f"user@gone{self._name}{number}.example"
                 for at in (90, 50):
                     self._log("bounce", "domain_unknown", gone, at, diagnostic=_GONE, smtp_code=550, status="5.1.2")
-                deny[f"anyone@gone{number}.example"] = "domain"
+                deny[f"anyone@gone{self._name}{number}.example"] = "domain"
             case 9:
-                gone = f"user@gone{number}.example"
+                gone = f"user@gone{self._name}{number}.example"
                 for at in (90, 80):  # less than a day apart
                     self._log("bounce", "domain_unknown", gone, at, diagnostic=_GONE, smtp_code=550, status="5.1.2")
-                allow.append(f"anyone@gone{number}.example")
+                allow.append(f"anyone@gone{self._name}{number}.example")
             case _:
                 for _ in range(3):
                     self._log("delivery", "", address, self._random.uniform(1, 90))
@@ -130,7 +143,7 @@ class Generator:
 
     def _message_id(self) -> str:
         self._messages += 1
-        return f"m{self._messages}@mail.example.com"
+        return f"{self._name}m{self._messages}@mail.example.com"
 
     def _log(self, kind: str, cause: str, address: str, hours: float, **more: object) -> None:
         at = self._when(hours)

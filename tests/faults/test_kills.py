@@ -5,10 +5,8 @@ A seeded selection is part of `make test`; `make faults` kills a hundred times.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,14 +17,14 @@ import httpx
 import orjson
 import psutil
 import pytest
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
 from mailecho.pipeline.config import load
 from mailecho.pipeline.endpoints import read_endpoints
 from mailecho.pipeline.identity import load_identity
 from mailecho.pipeline.landing.database import write_client
-from tests.faults.generator import Feed, Generator, Raw
+from tests.faults.feeder import Feeder
+from tests.faults.generator import Feed, Generator
+from tests.faults.truth import assert_events
 from tests.system import System, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.clickhouse, pytest.mark.faults]
@@ -40,40 +38,6 @@ def system(kafka_jars: None, tmp_path: Path) -> Iterator[System]:
     system = System(tmp_path)
     yield system
     system.end()
-
-
-class Feeder(threading.Thread):
-    """Produces the feed at a pace, over any outage of the broker: each record until it is acknowledged."""
-
-    def __init__(self, data_dir: Path, records: list[Raw], seconds: float) -> None:
-        super().__init__(daemon=True)
-        self._data_dir = data_dir
-        self._records = records
-        self._seconds = seconds
-        self.sent = 0
-
-    def run(self) -> None:
-        """Send everything."""
-        asyncio.run(self._run())
-
-    async def _run(self) -> None:
-        slice_ = max(1, int(len(self._records) / self._seconds / 10))
-        while self.sent < len(self._records):
-            try:
-                async with AIOKafkaProducer(
-                    bootstrap_servers=read_endpoints(self._data_dir)["kafka"], acks="all", enable_idempotence=True
-                ) as producer:
-                    while self.sent < len(self._records):
-                        part = self._records[self.sent : self.sent + slice_]
-                        futures = [
-                            await producer.send(raw.topic, raw.value, headers=[("source", raw.source.encode())])
-                            for raw in part
-                        ]
-                        await asyncio.gather(*futures)
-                        self.sent += len(part)
-                        await asyncio.sleep(0.1)
-            except (KafkaError, OSError):
-                await asyncio.sleep(0.5)  # the slice goes again: what comes twice is dropped
 
 
 def kill_something(system: System, chance: random.Random) -> str:
@@ -121,24 +85,9 @@ def assert_truth(system: System, feed: Feed) -> None:
     identity = load_identity(settings)
     client = write_client(settings)
     try:
-        rows = client.query(
-            "SELECT kind, cause, recipient_key, toString(occurred_at), count() FROM events GROUP BY ALL"
-        )
-        found = Counter({(kind, cause, str(key), at): count for kind, cause, key, at, count in rows.result_rows})
-        counters = client.query(
-            "SELECT sum(delivery), sum(bounce), sum(delay), sum(complaint) FROM rollup_minute_provider"
-        ).result_rows[0]
+        assert_events(client, identity, feed)
     finally:
         client.close()
-    wanted = Counter(
-        {(kind, cause, identity.recipient_key(address), at): n for (kind, cause, address, at), n in feed.events.items()}
-    )
-    assert found - wanted == Counter(), "events that nobody sent, or that came twice"
-    assert wanted - found == Counter(), "events that were lost"
-    by_kind: Counter[str] = Counter()
-    for (kind, *_), n in feed.events.items():
-        by_kind[kind] += n
-    assert counters == tuple(by_kind[kind] for kind in ("delivery", "bounce", "delay", "complaint"))
     api = read_endpoints(system.data)["api"]
     for addresses, denied in ((list(feed.denied), True), (feed.allowed, False)):
         for at in range(0, len(addresses), 5_000):
@@ -155,7 +104,7 @@ def run(system: System, seed: int, size: int, kills: int) -> None:
     chance = random.Random(seed)
     feed = Generator(seed).make(size)
     system.start()
-    feeder = Feeder(system.data, feed.records, seconds=max(20.0, kills * 3.0))
+    feeder = Feeder(lambda: read_endpoints(system.data)["kafka"], feed.records, seconds=max(20.0, kills * 3.0))
     feeder.start()
     done: list[str] = []
     deadline = time.monotonic() + kills * 30
@@ -166,8 +115,7 @@ def run(system: System, seed: int, size: int, kills: int) -> None:
             done.append(what)
     tally = ", ".join(f"{n} x {what}" for what, n in sorted(Counter(done).items()))
     print(f"seed {seed}: {len(done)} kills: {tally}")  # noqa: T201 - the tally of a fault run
-    feeder.join(timeout=300)
-    assert feeder.sent >= len(feed.records), "the feed did not end"
+    feeder.finish()
     status = settle(system, feed)
     assert len(done) == kills
     assert status["dead_letters"] >= feed.dead_letters

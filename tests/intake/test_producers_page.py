@@ -14,10 +14,12 @@ import pytest
 
 from mailecho.pipeline.config import KafkaSettings, Settings
 from mailecho.pipeline.finding import Finding
+from mailecho.pipeline.identity import Identity
 from mailecho.pipeline.intake import Tags, file_records, produce
 from mailecho.pipeline.sources import SOURCES, read_delivery
 from mailecho.pipeline.sources.mailecho import DeliveryEntry
 from mailecho.pipeline.topics import apply_topics
+from mailecho.pipeline.trust import Keyring, verify_token
 from mailecho.schemas.deadletter import Reason
 from mailecho.schemas.topics import RAW, RAW_DELIVERY, registry
 from tests.fixtures_kafka import KafkaProcess
@@ -25,6 +27,8 @@ from tests.intake.test_producer import read_all
 
 PAGE = Path(__file__).parents[2] / "docs" / "producers.md"
 TEXT = PAGE.read_text()
+#: A producer, and tokens.
+SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 
 
 def field_table() -> str:
@@ -72,7 +76,7 @@ def test_the_example_is_read() -> None:
 def test_the_snippets_reach_the_topic(fresh_kafka: KafkaProcess, tmp_path: Path) -> None:
     bootstrap = fresh_kafka.bootstrap
     asyncio.run(apply_topics(bootstrap, Settings(kafka=KafkaSettings(partitions=1))))
-    (snippet,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+    snippet, _ = SNIPPETS
     file = tmp_path / "snippet.py"
     file.write_text(snippet.replace("127.0.0.1:9092", bootstrap))
     subprocess.run([sys.executable, file], check=True)
@@ -91,3 +95,11 @@ def test_the_snippets_reach_the_topic(fresh_kafka: KafkaProcess, tmp_path: Path)
     assert isinstance(first, Finding)
     assert isinstance(second, Finding)
     assert first.identity == second.identity
+
+
+def test_the_snippet_of_tokens_makes_one_that_verifies() -> None:
+    names: dict[str, Any] = {"token_key_hex": "00" * 32, "identity_key_hex": "11" * 32}
+    exec(SNIPPETS[1], names)
+    token = verify_token(Keyring.parse(["1:" + "00" * 32]), names["token"])
+    key = Identity(b"\x11" * 32).recipient_key("user@example.com")
+    assert (token.message, token.tenant, token.recipient_key) == ("5f3a09", "acme", key)

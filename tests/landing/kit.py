@@ -207,6 +207,8 @@ def assert_exact(client: Client, topic: str, numbers: Iterable[int], changes: in
         ("rollup_minute_ip_cause", "events"),
         ("rollup_quarter", "events"),
         ("rollup_hour_campaign", "bounce"),
+        ("rollup_hour_provider", "bounce"),
+        ("rollup_day", "events"),
     ):
         total = client.query(
             f"SELECT sum({counter}) FROM {rollup} WHERE tenant = {{t:String}}", parameters={"t": topic}

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailecho.pipeline.landing.insert import (
+    ALL_REFUSED,
     MAX_REFUSED,
     Inserter,
     RowsRefused,
@@ -37,6 +38,13 @@ def test_halving_finds_exactly_the_refused_rows(length: int, bad: set[int]) -> N
 def test_a_table_that_refuses_everything_stops_the_search() -> None:
     with pytest.raises(TooManyRefused, match="mailecho migrate"):
         find_refused([b"x\n"] * (MAX_REFUSED + 1), lambda body: "no such column", "events")
+
+
+def test_a_small_range_of_which_nothing_is_good_stops_it_too() -> None:
+    rows = [b"x\n"] * ALL_REFUSED
+    with pytest.raises(TooManyRefused, match=f"{ALL_REFUSED} rows of one range of {ALL_REFUSED}"):
+        find_refused(rows, lambda body: "no such column", "events")
+    assert len(find_refused([*rows, b"good\n"], lambda body: "x" if b"x" in body else None, "events")) == ALL_REFUSED
 
 
 def test_the_days_of_rows_are_their_partitions() -> None:

@@ -176,13 +176,21 @@ def test_an_intent_about_another_topic_is_refused() -> None:
         part.due(LanderSettings(), 0.0)
 
 
-def test_a_range_is_due_by_rows_bytes_or_age() -> None:
+def test_a_range_is_due_by_rows_or_by_time_since_the_last_one() -> None:
     limits = LanderSettings(flush_rows=10, flush_bytes=64 * 1024, flush_seconds=2)
     part = Partition(TopicPartition("t", 0), 0, Progress())
+
+    def landed() -> None:
+        part.advance(part.range.end, part.progress.after(part.range.end, part.range.watermark))
+
     assert not part.due(limits, 100.0)
     part.fetched([record(0, 0)])  # type: ignore[list-item]
-    assert not part.due(limits, 100.0)
-    assert not part.due(limits, 101.9)
-    assert part.due(limits, 102.0)
-    part.fetched([record(1, 1, rows=9)])  # type: ignore[list-item]
-    assert part.due(limits, 100.0)
+    assert not part.due(limits, 100.0), "after a silence it waits for the rest of a burst"
+    assert part.due(limits, 100.5)
+    landed()
+    part.fetched([record(1, 1)])  # type: ignore[list-item]
+    assert not part.due(limits, 102.4)
+    assert part.due(limits, 102.5), "from range to range, whatever its first record's age"
+    landed()
+    part.fetched([record(2, 2, rows=10)])  # type: ignore[list-item]
+    assert part.due(limits, 102.6), "by rows"

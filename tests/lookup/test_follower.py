@@ -197,12 +197,13 @@ def test_starts_afresh_on_another_cluster_and_on_a_recreated_topic(kafka: KafkaP
     asyncio.run(main())
 
 
-def test_a_changed_number_of_partitions_is_refused(kafka: KafkaProcess, tmp_path: Path) -> None:
+def test_with_more_partitions_the_map_is_made_again_and_fewer_are_refused(kafka: KafkaProcess, tmp_path: Path) -> None:
     topic = kafka.topic(1, **COMPACTED)
 
     async def main() -> None:
+        await send(kafka.bootstrap, topic, record(entry("a@example.com")))
         async with following(tmp_path, kafka.bootstrap, topic) as follower:
-            await until(lambda: follower.ready, "caught up with an empty topic")
+            await until(lambda: follower.ready, "caught up")
         admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
         await admin.start()
         try:
@@ -210,7 +211,13 @@ def test_a_changed_number_of_partitions_is_refused(kafka: KafkaProcess, tmp_path
         finally:
             await admin.close()
         async with following(tmp_path, kafka.bootstrap, topic) as follower:
-            await until(lambda: "2 partitions" in follower.reason, "the refusal is named")
+            await until(lambda: follower.ready, "caught up again")
+            assert follower.applied == 1
+            assert follower.partitions == 2
+            assert not allowed(follower, "a@example.com")
+        smaller = kafka.topic(1, **COMPACTED)
+        async with following(tmp_path, kafka.bootstrap, smaller) as follower:
+            await until(lambda: "1 partitions, and had 2" in follower.reason, "the refusal is named")
             assert not follower.ready
 
     asyncio.run(main())

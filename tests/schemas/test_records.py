@@ -108,6 +108,15 @@ def test_schema_header_round_trip_and_minor_versions() -> None:
     h.check_schema([], "event")  # a console producer sets no headers
 
 
+def test_only_a_newer_minor_version_is_newer() -> None:
+    def of(value: bytes) -> str | None:
+        return h.newer([(h.SCHEMA, value)], "event")
+
+    assert of(b"event/1.1") == "event/1.1"
+    assert [of(value) for value in (b"event/1.0", b"event/2.0", b"command/1.7", b"event/1.x", b"")] == [None] * 5
+    assert h.newer([], "event") is None
+
+
 @pytest.mark.parametrize(
     ("value", "says"),
     [
@@ -139,6 +148,7 @@ def test_the_last_header_of_a_name_counts() -> None:
         origin_offset=COUNTS,
         origin_timestamp=COUNTS,
         redriven=COUNTS,
+        reinserted=COUNTS,
     )
 )
 def test_dead_letter_headers_round_trip(letter: DeadLetter) -> None:
@@ -148,6 +158,14 @@ def test_dead_letter_headers_round_trip(letter: DeadLetter) -> None:
     assert DeadLetter.from_headers(headers) == letter
     assert headers[0] == ("source", b"postfix")
     assert len({name for name, _ in headers}) == len(headers)
+
+
+def test_a_dead_letter_of_an_earlier_release_is_read() -> None:
+    letter = DeadLetter(
+        reason=Reason.EMPTY, origin_topic="t", origin_partition=1, origin_offset=2, origin_timestamp=3, redriven=4
+    )
+    earlier = [(name, value) for name, value in letter.headers() if name not in (h.REINSERTED, h.DETAIL)]
+    assert DeadLetter.from_headers(earlier) == letter
 
 
 def test_dead_letter_detail_is_bounded() -> None:

@@ -1,0 +1,43 @@
+"""Whether a consumer group has members, asked by committing what stands there.
+
+aiokafka 0.14 cannot read DescribeGroups of static members (its schema lacks their instance id).
+"""
+
+from __future__ import annotations
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import CommitFailedError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+
+async def offsets_of(bootstrap: str, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
+    """What a group has committed, with its metadata. Raises KafkaError."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        await admin.start()
+        found = await admin.list_consumer_group_offsets(group)
+    finally:
+        await admin.close()
+    return {where: at for where, at in found.items() if at.offset >= 0}
+
+
+async def has_members(bootstrap: str, group: str) -> bool:
+    """Whether somebody is in the group; a process that was stopped is, until its session ends.
+
+    False for one that has never committed. Raises KafkaError.
+    """
+    committed = await offsets_of(bootstrap, group)
+    if not committed:
+        return False
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        consumer.assign(list(committed))
+        try:
+            await consumer.commit(dict(committed.items()))
+        except CommitFailedError:
+            return True
+        return False
+    finally:
+        await consumer.stop()
