@@ -43,7 +43,7 @@ def serving(directory: Path, **more: str) -> Iterator[tuple[subprocess.Popen[str
     port = free_port()
     settings = {"DATA_DIR": str(directory), "API__PORT": str(port), "IDENTITY_KEY": KEY} | more
     env = {**os.environ, **{f"MAILECHO_{name}": value for name, value in settings.items()}}
-    with (directory / "serve.log").open("w") as log:
+    with (directory / "serve.log").open("a") as log:
         process = subprocess.Popen([sys.executable, "-c", PROGRAM], env=env, stderr=log, text=True)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
