@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from typing import Any
 
 import faust
+from aiokafka.errors import IllegalStateError
 from aiokafka.structs import ConsumerRecord
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -219,7 +220,11 @@ class BatchConsumer(driver.Consumer):
 
     async def seek(self, partition: TP, offset: int) -> None:
         """Fetch from `offset` next. (Stock Faust records offset 0 as unknown; nothing here reads that.)"""
-        await self._seek(partition, offset)
+        try:
+            await self._seek(partition, offset)
+        except IllegalStateError:
+            # revoked since it was fetched: whoever has it next begins at what is committed
+            return
         self._read_offset[partition] = None
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:

@@ -6,12 +6,18 @@ When a line here fails after an upgrade of faust-streaming: read the method's ch
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import inspect
+from types import SimpleNamespace
+from typing import Any
 
 import faust
 import faust.streams
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.errors import IllegalStateError
 from faust.tables.recovery import Recovery
 from faust.transport.consumer import Consumer, ThreadDelegateConsumer
 from faust.transport.drivers import aiokafka as driver
@@ -133,3 +139,18 @@ def test_what_was_done_before_an_assignment_is_committed_though_nothing_follows(
     assert progress.take(PARTITION) == 7
     progress.done(PARTITION, 9)
     assert progress.take(PARTITION) == 10
+
+
+def test_a_seek_in_a_partition_that_was_revoked_meanwhile_is_no_error() -> None:
+    async def seek() -> dict[TP, int | None]:
+        client = SubscriptionState()
+        client.assign_from_user([TopicPartition("t", 1)])
+        with pytest.raises(IllegalStateError):
+            client.seek(TopicPartition("t", 0), 5)
+        consumer: Any = BatchConsumer.__new__(BatchConsumer)
+        consumer._thread = SimpleNamespace(seek=client.seek)
+        consumer._read_offset = {}
+        await consumer.seek(TP("t", 0), 5)
+        return dict(consumer._read_offset)
+
+    assert asyncio.run(seek()) == {}
