@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
+
+# how long an example takes is no test: the machine may be busy
+settings.register_profile("mailecho", deadline=None)
+settings.load_profile("mailecho")
 
 # helpers whose assertions say what differed
 pytest.register_assert_rewrite("tests.agents.harness", "tests.faults.rig", "tests.faults.truth")
