@@ -275,6 +275,17 @@ def test_a_token_made_is_a_token_verified(env: dict[str, str], tmp_path: Path) -
     without = mailecho(env, "token", "make", "1", *where)
     assert without.returncode == 1
     assert "MAILECHO_TOKENS__KEYS" in without.stderr
+    nothing = mailecho(env, "token", "make", "1", "--to", "user@example.com", "--data-dir", str(tmp_path))
+    for lacking in ("MAILECHO_TOKENS__KEYS", "--bounce-domain", "MAILECHO_IDENTITY_KEY"):
+        assert lacking in nothing.stderr, "all that lacks is told at once"
+
+
+def test_a_reply_in_a_file_is_told_from_mail(env: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "reply.txt"
+    file.write_text("550 5.1.1 <a@example.com>: no such user\n")
+    said = mailecho(env, "explain", str(file))
+    assert said.returncode == 1
+    assert "a server's reply, and no mail" in said.stdout
 
 
 def test_schema_export_writes_and_checks(env: dict[str, str], tmp_path: Path) -> None:

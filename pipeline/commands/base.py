@@ -190,7 +190,10 @@ def _explain_not_json(error: BaseException) -> str:
     name, variable = found[1], f"MAILECHO_{found[1].upper()}"
     if isinstance(Settings.model_fields[name].default, tuple):
         return f"""{name}: {variable} is a JSON list, for example {variable}='["mail.example.com"]'"""
-    return f"{name}: {variable} names a table of settings; set one of them by {variable}__NAME"
+    return (
+        f"{name}: {variable} names a table of settings: set one of them by {variable}__NAME, "
+        f"""and a list as JSON, for example {variable}__NAME='["one", "two"]'"""
+    )
 
 
 def _file_of(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 from textwrap import shorten
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 #: What is shown of a long text on each side of the phrase that decided.
 CONTEXT = 160
+
+#: A file that begins so holds what a server said, and no header.
+_REPLY = re.compile(rb"\s*[245]\d\d[ -]\S")
 
 _MARKS = {"decided": "●", "agrees": "+", "overruled": "·", "out_of_scope": "-"}
 _STYLES = {"decided": "bold green", "agrees": "green", "overruled": "yellow", "out_of_scope": "dim"}
@@ -112,6 +116,9 @@ def _messages(path: str, data_dir: Path | None) -> _Explained:
     now = int(time.time() * 1000)
     found: _Explained = []
     for name, raw in iter_messages([path]):
+        if _REPLY.match(raw):
+            found.append((name, "a server's reply, and no mail: give it as an argument, in quotes"))
+            continue
         try:
             found.append((name, explain_message(raw, own, now)))
         except Unreadable as error:

@@ -31,7 +31,7 @@ def make(
         str,
         typer.Argument(
             metavar="MESSAGE",
-            help="Your id of the message, short: 11 bytes with tenant and recipient; hex packs two digits.",
+            help="Your short id: 11 bytes with the tenant where --to is given, 9 with --days; hex packs two.",
         ),
     ],
     to: Annotated[
@@ -59,12 +59,14 @@ def make(
 ) -> None:
     """A token for a message, in all its places.
 
+    It needs a signing key, the domain of your return paths, and for --to the identity key that the pipeline has
+    (--data-dir, or MAILECHO_IDENTITY_KEY). Message-IDs get the first of tokens.message_id_domains or own_domains.
     Without --to a token names the message only: a report with it is plausible, not verified, since each of the
     recipients could forge one about another.
 
     Example: [bold]mailecho token make 5f3a09 --to user@example.com --tenant shop[/bold]
     """
-    from mailecho.pipeline.identity import load_identity, normalise_domain
+    from mailecho.pipeline.identity import IdentityKeyError, load_identity, normalise_domain
     from mailecho.pipeline.trust.places import placements
     from mailecho.pipeline.trust.token import DAY_MS, make_token
 
@@ -72,9 +74,19 @@ def make(
     if unsubscribe_url and not unsubscribe_url.lower().startswith("https://"):
         raise typer.BadParameter("RFC 8058 takes https only", param_hint="--unsubscribe-url")
     domain = bounce_domain or next(iter(settings.tokens.bounce_domains), "")
+    lacks = []
+    if not settings.tokens.keys:
+        lacks.append("a signing key: MAILECHO_TOKENS__KEYS='[\"1:'$(openssl rand -hex 32)'\"]'")
     if not domain:
-        raise typer.BadParameter("give one, or set tokens.bounce_domains", param_hint="--bounce-domain")
-    key = load_identity(settings).recipient_key(to) if to else ""
+        lacks.append("the domain of the return path: --bounce-domain, or tokens.bounce_domains")
+    identity = None
+    try:
+        identity = load_identity(settings) if to else None
+    except IdentityKeyError as error:
+        lacks.append(f"the identity key of the pipeline, since --to names a recipient by its key: {error}")
+    if lacks:
+        raise Failed("a token needs " + "; and ".join(lacks))
+    key = identity.recipient_key(to) if identity else ""
     expires = int(time.time() * 1000) + days * DAY_MS if days is not None else None
     try:
         token = make_token(settings.tokens.keyring, message, tenant=tenant, recipient_key=key, expires_ms=expires)

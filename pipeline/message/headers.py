@@ -7,6 +7,10 @@ from functools import lru_cache
 
 from mailecho.pipeline.message import fallback
 
+#: A field that any message has, or one of those that programs add.
+_NAMED = re.compile(
+    r"\n(?:from|to|subject|date|received|message-id|return-path|mime-version|content-[a-z-]+|x-[a-z0-9-]+):"
+)
 _FOLD = re.compile(r"\n[ \t]+")
 _BOUNDARY = re.compile(r'(?i)\bboundary\s*=\s*(?:"([^"]*)"|([^\s;]+))')
 _CHARSET = re.compile(r'(?i)\bcharset\s*=\s*"?([A-Za-z0-9_.:+-]+)')
@@ -36,6 +40,10 @@ class Headers:
     def __bool__(self) -> bool:
         """Whether there is anything at all in it."""
         return len(self._block) > 1
+
+    def has_fields(self) -> bool:
+        """Whether it looks like a header at all: a page of text has none."""
+        return _NAMED.search(self._lower) is not None
 
     def first(self, name: str, default: str = "") -> str:
         """The first field of this name, or the default."""

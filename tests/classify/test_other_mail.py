@@ -397,3 +397,9 @@ def test_a_report_that_names_nobody_counts_where_a_mail_system_shows_itself() ->
     for head in ("Return-Path: <>\n", "Auto-Submitted: auto-replied\n"):
         raw = mail("Undeliverable mail", "Your mail could not be delivered.", sender="postmaster@x.example", head=head)
         assert [f.kind for f in classify_message(raw)] == [Kind.BOUNCE]
+
+
+def test_a_page_of_text_is_no_report() -> None:
+    page = b"# Bounces\n\nThe mail server says:\n\n<user@example.com>: 550 5.1.1 user unknown, could not be delivered\n"
+    assert [f.kind for f in classify_message(page)] == [Kind.NOT_FEEDBACK]
+    assert [f.kind for f in classify_message(b"From: MAILER-DAEMON@mx.example\n\n" + page)] == [Kind.BOUNCE]
