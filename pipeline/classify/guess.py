@@ -27,10 +27,12 @@ def looks_like_report(letter: Letter) -> bool:
     the signs; a report has several.
     """
     headers = letter.headers
+    if not headers.has_fields():
+        return False  # a page of text that was taken for mail
     if "x-failed-recipients" in headers or ("lists" in letter.marks and by_list_manager(letter)):
         return True
     subject, sender, marks = letter.subject, letter.sender, letter.marks
-    path = headers.first("return-path").replace(" ", "").lower()
+    path = _return_path(letter)
     said = 0
     if "subject.report" in letter.head:
         said += 2
@@ -50,9 +52,9 @@ def looks_like_report(letter: Letter) -> bool:
         points += 2
     elif "sender.program" in letter.head:
         points += 1
-    if path in ("<>", "<@>") or path.startswith("<mailer-daemon"):
+    if path in _NULL or path.startswith("<mailer-daemon"):
         points += 1
-    if headers.first("auto-submitted").lower().startswith("auto"):
+    if _automatic(letter):
         points += 1
     if "delivery-status" in headers.first("content-type"):
         points += 2
@@ -64,6 +66,18 @@ def looks_like_report(letter: Letter) -> bool:
     if subject.startswith(_ANSWERS) or "list-unsubscribe" in headers:
         return False
     return points >= _ENOUGH + 2
+
+
+#: A reverse path that nothing comes back to (RFC 5321 4.5.5), as it is written.
+_NULL = ("<>", "<@>")
+
+
+def _return_path(letter: Letter) -> str:
+    return letter.headers.first("return-path").replace(" ", "").lower()
+
+
+def _automatic(letter: Letter) -> bool:
+    return letter.headers.first("auto-submitted").lower().startswith("auto")
 
 
 _ANSWERS = ("re:", "re ", "fwd:", "fw:", "aw:", "sv:", "antw:", "tr:", "rv:")
@@ -84,13 +98,11 @@ def may_name_nobody(letter: Letter) -> bool:
 
     Worms and phishing take the names of mail systems; they return nothing, and bring a program or a link.
     """
-    path = letter.headers.first("return-path").replace(" ", "")
-    if path in ("<>", "<@>") or letter.enclosed is not None or not letter.sender.strip("<> "):
+    if _return_path(letter) in _NULL or letter.enclosed is not None or not letter.sender.strip("<> "):
         return True
     if any(_PROGRAM.search(part.headers.first("content-type")) for part in letter.mail.parts):
         return False
-    automatic = letter.headers.first("auto-submitted").lower().startswith("auto")
-    return "sender.daemon" in letter.head and (automatic or bool(letter.tail) or "daemon" in letter.sender)
+    return "sender.daemon" in letter.head and (_automatic(letter) or bool(letter.tail) or "daemon" in letter.sender)
 
 
 def guess_rows(letter: Letter) -> list[Row]:

@@ -265,7 +265,7 @@ def _word_rows(letter: Letter) -> list[Row]:
 def _in_words(letter: Letter) -> list[Finding]:
     if not letter.reads_like_report:
         return []
-    if replies.is_challenge(letter) or not letter.headers.has_fields():
+    if replies.is_challenge(letter):
         return []
     rows = _word_rows(letter)
     return _findings(letter, Report(rows)) if rows else []
@@ -291,8 +291,6 @@ def _answered(letter: Letter, kind: Kind) -> list[Finding]:
 
 
 def _guessed(letter: Letter) -> list[Finding]:
-    if not letter.headers.has_fields():
-        return []
     if not letter.reads_like_report:
         return []
     rows = guess.guess_rows(letter)
