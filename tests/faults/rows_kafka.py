@@ -121,10 +121,7 @@ def _cut(directory: Path, share: float) -> None:
 
 def compaction(rig: Rig, records: Records, chance: Chance) -> None:
     """The list is compacted down to the last record of each key, and the store is rebuilt from it."""
-    first, second = halves(records)
-    rig.feed(first)
-    rig.run_all()
-    rig.verify()
+    second = rig.half_way(records)
     rig.alter(
         SUPPRESSIONS,
         min_compaction_lag_ms="0",

@@ -37,10 +37,7 @@ def crash_of_lander(rig: Rig, records: Records, chance: Chance) -> None:
 
 def replay_across_restart(rig: Rig, records: Records, chance: Chance) -> None:
     """Emissions come a second time, some before and some after the lander dies with a range open."""
-    first, second = halves(records)
-    rig.feed(first)
-    rig.run_all()
-    rig.verify()
+    second = rig.half_way(records)
     rig.kill("lander")
     again = {p: rig.emissions(p)[-chance.randint(3, 12) :] for p in range(rig.partitions)}
     rig.feed(second[: len(second) // 2])
@@ -114,10 +111,7 @@ def clickhouse_down(rig: Rig, records: Records, chance: Chance) -> None:
 
 def view_failure(rig: Rig, records: Records, chance: Chance) -> None:
     """A view's target is gone: inserts fail with the table written and a view not; then it is back."""
-    first, second = halves(records)
-    rig.feed(first)
-    rig.run_all()
-    rig.verify()
+    second = rig.half_way(records)
     table = chance.choice(
         ("rollup_minute_provider", "rollup_minute_ip_cause", "rollup_quarter", "rollup_hour_campaign")
     )
@@ -135,10 +129,7 @@ def view_failure(rig: Rig, records: Records, chance: Chance) -> None:
 
 def clickhouse_disk_full(rig: Rig, records: Records, chance: Chance) -> None:
     """ClickHouse's disk has too little room for one of the tables: inserts fail there until it has."""
-    first, second = halves(records)
-    rig.feed(first)
-    rig.run_all()
-    rig.verify()
+    second = rig.half_way(records)
     table = chance.choice(("events", "suppression_changes", "landed", "rollup_quarter", "rollup_hour_campaign"))
     # it refuses an insert where less than this is free, which no disk has
     setting = "min_free_disk_bytes_to_perform_insert"
@@ -156,10 +147,7 @@ def clickhouse_disk_full(rig: Rig, records: Records, chance: Chance) -> None:
 
 def metadata_lost(rig: Rig, records: Records, chance: Chance) -> None:
     """The lander's commits lose their metadata, are deleted, or are set elsewhere: refused, then resumed."""
-    first, second = halves(records)
-    rig.feed(first)
-    rig.run_all()
-    rig.verify()
+    second = rig.half_way(records)
     rig.kill("lander")
     rig.feed(second[: len(second) // 2])
     wait_until(rig.all_folded, "the ledger has folded all")
@@ -215,10 +203,7 @@ def clock_of_lander(rig: Rig, records: Records, chance: Chance) -> None:
 
 def clickhouse_restored(rig: Rig, records: Records, chance: Chance) -> None:
     """ClickHouse is put back to an older state of its disk: the lander refuses, and is resumed."""
-    first, second = halves(records)
-    rig.feed(first)
-    rig.run_all()
-    rig.verify()
+    second = rig.half_way(records)
     rig.clickhouse.stop(30)
     backup = rig.data_dir / "backup"
     shutil.copytree(rig.clickhouse.directory, backup, symlinks=True)

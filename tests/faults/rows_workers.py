@@ -123,10 +123,7 @@ def offsets_of_classify_deleted(rig: Rig, records: Records, chance: Chance) -> N
 
 def offsets_of_classify_reset(rig: Rig, records: Records, chance: Chance) -> None:
     """classify's offsets are set forward: `verify` names what was passed over; set back, all is there."""
-    first, second = halves(records)
-    rig.feed(first)
-    rig.run_all()
-    rig.verify()
+    second = rig.half_way(records)
     rig.kill("classify")
     before = rig.committed(GROUP_CLASSIFY)
     rig.feed(second)
@@ -145,10 +142,7 @@ def offsets_of_classify_reset(rig: Rig, records: Records, chance: Chance) -> Non
 
 def replay_from_an_hour_ago(rig: Rig, records: Records, chance: Chance) -> None:
     """After a power cut classify reads the last hour again, while new records come."""
-    first, second = halves(records)
-    rig.feed(first)
-    rig.run_all()
-    rig.verify()
+    second = rig.half_way(records)
     rig.kill("classify")
     assert asyncio.run(rewind(rig.bootstrap)) > 0
     rig.feed(second)
@@ -201,10 +195,7 @@ def failed_send_of_classify(rig: Rig, records: Records, chance: Chance) -> None:
 
 def failed_send_of_ledger(rig: Rig, records: Records, chance: Chance) -> None:
     """The suppressions are taken and the events refused: the ledger dies with nothing committed, and sends again."""
-    first, second = halves(records)
-    rig.feed(first)
-    rig.run_all()
-    rig.verify()
+    second = rig.half_way(records)
     ends = rig.ends(EVENTS)
     rig.kill("ledger")
     rig.feed(second)
@@ -269,10 +260,7 @@ def store_lost(rig: Rig, records: Records, chance: Chance) -> None:
 
 def store_ahead(rig: Rig, records: Records, chance: Chance) -> None:
     """The ledger's store is ahead of the last emission."""
-    first, second = halves(records)
-    rig.feed(first)
-    rig.run_all()
-    rig.verify()
+    second = rig.half_way(records)
     rig.kill("ledger")
     for directory in (rig.data_dir / "ledger" / "0").glob("p*"):
         with Store(directory) as store, store.begin() as tx:
@@ -285,10 +273,7 @@ def store_ahead(rig: Rig, records: Records, chance: Chance) -> None:
 
 def store_full(rig: Rig, records: Records, chance: Chance) -> None:
     """The disk of the ledger's store is full: it dies, again and again, until there is room."""
-    first, second = halves(records)
-    rig.feed(first)
-    rig.run_all()
-    rig.verify()
+    second = rig.half_way(records)
     worker = rig.ready("ledger")
     sizes = [file.stat().st_size for file in (rig.data_dir / "ledger" / "0").glob("p*/data.mdb")]
     fill_disk(worker.process.pid, min(sizes))
@@ -299,10 +284,7 @@ def store_full(rig: Rig, records: Records, chance: Chance) -> None:
 
 def offsets_of_ledger_lost(rig: Rig, records: Records, chance: Chance) -> None:
     """The ledger's group is deleted, or set to anywhere: where it goes on is read from store and last emission."""
-    first, second = halves(records)
-    rig.feed(first)
-    rig.run_all()
-    rig.verify()
+    second = rig.half_way(records)
     rig.kill("ledger")
     if chance.random() < 0.5:
         rig.delete_group(GROUP_LEDGER)
