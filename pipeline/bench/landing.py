@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +28,7 @@ from aiokafka import TopicPartition
 
 from mailecho.pipeline.bench.harness import Progress, Result, silent, take_turns
 from mailecho.pipeline.config import ClickHouseSettings, LanderSettings, Settings
+from mailecho.pipeline.landing.bundle import Bundle
 from mailecho.pipeline.landing.database import CLICKHOUSE_DIR, write_client
 from mailecho.pipeline.landing.insert import EVENTS, SETTINGS, Inserter
 from mailecho.pipeline.landing.intents import Progress as Place
@@ -73,7 +74,7 @@ class _Record:
 class _Nowhere:
     """What a landing does to Kafka: here nothing."""
 
-    async def commit(self, part: Partition, offset: int, progress: Place) -> None:
+    async def commit(self, places: Mapping[Partition, tuple[int, Place]]) -> None:
         """Nothing is committed."""
 
     async def dead_letter(self, record: EventsRecord, value: bytes, reason: Reason, detail: str) -> None:
@@ -238,7 +239,7 @@ def _land(client: Client, records: list[_Record], size: int) -> None:
         limits = LanderSettings(flush_rows=size)
         part.fetched(records)
         while part.due(limits, time.monotonic()) or part.range:
-            await landing.land(part)
+            await landing.land(Bundle([part]))
 
     asyncio.run(land())
 

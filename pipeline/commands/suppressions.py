@@ -207,7 +207,8 @@ def list_entries(
         if as_json:
             print_json(entry)
         else:
-            reach = "/".join(filter(None, (entry["scope"], entry.get("scope_id", ""))))
+            # "/": the stream without a name of the tenant without one
+            reach = "/".join(filter(None, (entry["scope"], entry.get("scope_id", "").removesuffix("/"))))
             cells = (_subject_of(entry), reach, entry["state"], entry.get("reason"), entry.get("cause"), _until(entry))
             table.add_row(*(Text(str(cell or "")) for cell in cells))
         shown += 1

@@ -118,10 +118,10 @@ class Inserter:
             for partition, (s, e, watermark, timestamp) in result.result_rows
         }
 
-    def ranges_since(self, at: int) -> int:
-        """How many ranges have landed since `at` (epoch ms), of any partition, with a margin for clocks."""
+    def inserts_since(self, at: int) -> int:
+        """How many inserts have landed since `at` (epoch ms), of any partitions, with a margin for clocks."""
         result = self._client.query(
-            f"SELECT count() FROM {LANDED} WHERE landed_at >= {{at:DateTime64(3, 'UTC')}}",
+            f"SELECT uniqExact(token) FROM {LANDED} WHERE landed_at >= {{at:DateTime64(3, 'UTC')}}",
             parameters={"at": row_time(max(0, at - 60_000))},
         )
         return int(result.result_rows[0][0])

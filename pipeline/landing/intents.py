@@ -8,6 +8,7 @@ then drops what it already has, in the table and in everything fed by its views.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
@@ -30,6 +31,9 @@ SKEW_MS = 60 * 1000
 #: is 10,000 blocks a table and a range is one block for each day of `received_at` it touches: at most
 #: as many days as `feedback.events` is retained and then some (15), so 600 x 15 blocks fit.
 MOVED_ON_RANGES = 600
+
+#: Ranges that land together: so many spans fit into the metadata beside all rows that may be refused.
+MOST_TOGETHER = 16
 
 #: Runs of row positions inside a range: (first, length), rising, none touching the next.
 Runs = tuple[tuple[int, int], ...]
@@ -58,6 +62,17 @@ def count(runs: Runs) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A range of another partition that lands with one's own: all that it takes to form it again."""
+
+    partition: int
+    start: int
+    end: int
+    timestamp: int
+    watermark: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Intent:
     """The range that begins at the committed offset and is being inserted.
 
@@ -66,11 +81,17 @@ class Intent:
     that ClickHouse refuses and that are left out; `present` and `present_changes` are rows that it already
     had when an old intent was looked up. A `gap` has no records: they expired unread and an operator
     accepted it.
+
+    An insert costs by its being one, not by its rows, so ranges of several partitions may land together. One of them
+    leads: its intent names the `others`, in the order of the insert, and row positions count through all of them.
+    The others' intents only say which partition they are `led_by`: whoever owns that one lands them all.
     """
 
     end: int
     timestamp: int
     at: int
+    others: tuple[Span, ...] = ()
+    led_by: int | None = None
     refused: Runs = ()
     refused_changes: Runs = ()
     present: Runs = ()
@@ -119,6 +140,10 @@ class Progress:
             fields |= {name: runs for name, runs in lists.items() if runs}
             if intent.gap:
                 fields["g"] = 1
+            if intent.others:
+                fields["o"] = [[o.partition, o.start, o.end, o.timestamp, o.watermark] for o in intent.others]
+            if intent.led_by is not None:
+                fields["b"] = intent.led_by
         text = orjson.dumps(fields).decode()
         if len(text) > METADATA_BYTES:
             raise IntentTooLarge(
@@ -144,6 +169,8 @@ class Progress:
                     present=_runs(fields.get("p", ())),
                     present_changes=_runs(fields.get("pc", ())),
                     gap=bool(fields.get("g")),
+                    others=tuple(_span(*span) for span in fields.get("o", ())),
+                    led_by=int(fields["b"]) if "b" in fields else None,
                 )
             watermark = fields["w"]
             return cls(
@@ -169,6 +196,10 @@ class Progress:
         return replace(self, intent=intent)
 
 
+def _span(partition: Any, start: Any, end: Any, timestamp: Any, watermark: Any) -> Span:
+    return Span(int(partition), int(start), int(end), int(timestamp), None if watermark is None else int(watermark))
+
+
 def _runs(value: Any) -> Runs:
     runs = tuple((int(first), int(length)) for first, length in value)
     if any(length < 1 for _, length in runs) or any(a + n >= b for (a, n), (b, _) in pairwise(runs)):
@@ -177,9 +208,13 @@ def _runs(value: Any) -> Runs:
 
 
 def token(topic: str, partition: int, start: int, intent: Intent, table: str, *, rest: bool = False) -> str:
-    """The deduplication token of a range in a table.
+    """The deduplication token of a range in a table, and of those that land with it.
 
     The timestamp keeps a recreated topic from repeating it. `rest`: rows that were present already are
     left out, so that this is another insert. Refused rows change nothing: none was inserted with them.
     """
-    return f"{topic}:{partition}:{start}-{intent.end}:{intent.timestamp}:{table}{':rest' if rest else ''}"
+    others = ""
+    if intent.others:
+        text = ",".join(f"{o.partition}:{o.start}-{o.end}:{o.timestamp}" for o in intent.others)
+        others = f"+{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"
+    return f"{topic}:{partition}:{start}-{intent.end}:{intent.timestamp}{others}:{table}{':rest' if rest else ''}"

@@ -1,4 +1,4 @@
-"""Lands one range: the intent, the inserts, the row of `landed`, the commit. The order is what makes it exact.
+"""Lands ranges: the intent, the inserts, the rows of `landed`, the commit. The order is what makes it exact.
 
     commit s, {e}      who goes on from s forms exactly [s, e)
     insert events      under a token: repeated, it changes nothing
@@ -6,14 +6,15 @@
     insert landed      likewise
     commit e           the watermark travels with it
 
-A crash anywhere leaves either the commit of s with the intent, and all is repeated, or that of e.
+A crash anywhere leaves either the commit of s with the intent, and all is repeated, or that of e. Ranges of several
+partitions land together (`bundle.py`): each commit is one request, which Kafka writes as a whole or not at all.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeVar
@@ -23,6 +24,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from mailecho.pipeline import metrics
 from mailecho.pipeline.endpoints import NotRunning
 from mailecho.pipeline.faults import point
+from mailecho.pipeline.landing.bundle import Bundle
 from mailecho.pipeline.landing.database import DatabaseUnavailable
 from mailecho.pipeline.landing.insert import (
     CHANGES,
@@ -58,8 +60,8 @@ AGREE_TRIES = 10
 class Outside(Protocol):
     """What a landing does to Kafka."""
 
-    async def commit(self, part: Partition, offset: int, progress: Progress) -> None:
-        """Commit. Raises where the partition is no longer ours."""
+    async def commit(self, places: Mapping[Partition, tuple[int, Progress]]) -> None:
+        """Commit an offset and its metadata for each partition, all at once. Raises where one is no longer ours."""
 
     async def dead_letter(self, record: EventsRecord, value: bytes, reason: Reason, detail: str) -> None:
         """Send a dead letter and await its acknowledgement."""
@@ -90,83 +92,101 @@ class Landing:
 
         return await self._patience.until(once, UNAVAILABLE, "ClickHouse")
 
-    async def land(self, part: Partition) -> None:
-        """Land the partition's range and begin the next.
+    async def land(self, bundle: Bundle) -> None:
+        """Land the ranges of a bundle and begin the next ones.
 
         Raises Interrupted, TooManyRefused, IntentTooLarge, and what `Outside.commit` raises.
         """
-        if part.progress.intent is None:
-            fresh = part.offset >= part.progress.lookup_below
-            intent = Intent(end=part.range.end, timestamp=part.range.timestamp, at=_now() if fresh else 0)
+        leader = bundle.leader
+        if leader.progress.intent is None:
+            fresh = leader.offset >= leader.progress.lookup_below
             point("lander.before_intent")
-            await self._intend(part, intent)
+            await self._commit_intents(bundle.first_intents(_now() if fresh else 0))
             point("lander.after_intent")
-        for bad in part.range.malformed:
-            await self._outside.dead_letter(bad.record, bad.record.value or b"", Reason.INVALID, bad.why)
+        for part in bundle.parts:
+            for bad in part.range.malformed:
+                await self._outside.dead_letter(bad.record, bad.record.value or b"", Reason.INVALID, bad.why)
         landed = False
         while not landed:
             try:
-                await self._insert(part)
+                await self._insert(bundle)
                 landed = True
             except Stale:
-                landed = await self._look_up(part)
+                landed = await self._look_up(bundle)
         point("lander.after_landed")
-        end, watermark = part.range.end, part.range.watermark
-        self._count(part)
-        progress = part.progress.after(end, watermark)
-        await self._outside.commit(part, end, progress)
-        part.advance(end, progress)
+        self._count(bundle)
+        await self.advance({part: (part.range.end, part.range.watermark) for part in bundle.own})
         point("lander.after_commit")
+
+    async def advance(self, ends: Mapping[Partition, tuple[int, int | None]]) -> None:
+        """Commit where ranges end that have landed, with the watermark there, and begin the next ones."""
+        places = {part: (end, part.progress.after(end, watermark)) for part, (end, watermark) in ends.items()}
+        await self._outside.commit(places)
+        for part, (end, progress) in places.items():
+            part.advance(end, progress)
 
     async def land_gap(self, part: Partition) -> None:
         """Record an accepted gap in `landed`, and go on after it."""
-        intent = _intent(part)
+        intent = part.progress.intent
+        assert intent is not None, "a gap is an intent"
+        bundle = Bundle([part])
         landed = False
         while not landed:
             try:
-                await self._insert_landed(part, rows=0, changes=0, rejected=0)
+                await self._insert_landed(bundle)
                 landed = True
             except Stale:
-                await self._intend(part, replace(intent, at=_now()))
+                await self._intend(bundle, replace(intent, at=_now()))
         log.error(
             "%s[%d]: %d records from offset %d on expired unread and were given up, as accept_gap says",
             *part.where,
             intent.end - part.offset,
             part.offset,
         )
-        progress = part.progress.after(intent.end, part.progress.watermark)
-        await self._outside.commit(part, intent.end, progress)
-        part.advance(intent.end, progress)
+        await self.advance({part: (intent.end, part.progress.watermark)})
 
-    async def _intend(self, part: Partition, intent: Intent) -> None:
-        progress = part.progress.with_intent(intent)
-        await self._outside.commit(part, part.offset, progress)
-        part.progress = progress
+    async def land_alone(self, part: Partition) -> None:
+        """From now on the part's range is its own: what of it those with which it was to land brought in is looked up.
 
-    async def _insert(self, part: Partition) -> None:
-        await self._insert_rows(part, EVENTS, part.range.events, "refused")
-        point("lander.after_insert")
-        await self._insert_rows(part, CHANGES, part.range.changes, "refused_changes")
-        point("lander.after_changes")
-        intent = _intent(part)
-        rejected = part.range.refused_rows(intent.refused)
-        await self._insert_landed(
-            part,
-            rows=part.range.events.rows - count(intent.refused),
-            changes=part.range.changes.rows - count(intent.refused_changes),
-            rejected=rejected,
+        For when that landing is over, or can never be repeated, and it is not known how far it came.
+        """
+        intent = part.progress.intent
+        assert intent is not None, "it was to land with others"
+        log.error(
+            "%s[%d]: the range from offset %d to %d was to land with others, and cannot any more: looking up what of "
+            "it is there. `mailecho reconcile` shows whether a rollup lacks some of it",
+            *part.where,
+            part.offset,
+            intent.end,
         )
+        await self._commit_intents({part: Intent(intent.end, intent.timestamp, at=0)})
 
-    async def _insert_rows(self, part: Partition, table: str, lines: Lines, field: str) -> None:
+    async def _intend(self, bundle: Bundle, intent: Intent) -> None:
+        await self._commit_intents({bundle.leader: intent})
+
+    async def _commit_intents(self, intents: Mapping[Partition, Intent]) -> None:
+        progress = {part: part.progress.with_intent(intent) for part, intent in intents.items()}
+        await self._outside.commit({part: (part.offset, after) for part, after in progress.items()})
+        for part, after in progress.items():
+            part.progress = after
+
+    async def _insert(self, bundle: Bundle) -> None:
+        await self._insert_rows(bundle, EVENTS, bundle.events, "refused")
+        point("lander.after_insert")
+        await self._insert_rows(bundle, CHANGES, bundle.changes, "refused_changes")
+        point("lander.after_changes")
+        await self._insert_landed(bundle)
+
+    async def _insert_rows(self, bundle: Bundle, table: str, lines: Lines, field: str) -> None:
         """Insert what of the lines is not refused; find out what is, first in dry runs."""
         while True:
-            intent = _intent(part)
+            intent = bundle.intent
             refused: Runs = getattr(intent, field)
             present = intent.present if table == EVENTS else intent.present_changes
             body = lines.body(refused, present)
             if not body:
                 return
-            key = token(part.where.topic, part.where.partition, part.offset, intent, table, rest=bool(present))
+            key = _token(bundle, table, rest=bool(present))
             try:
                 await self.database(partial(_insert, table, body, key, intent))
             except RowsRefused as error:
@@ -178,62 +198,70 @@ class Landing:
                     continue
                 rows = lines.split()
                 for position, why in found.items():
-                    later = h.newer(lines.origin(position).record.headers, "event")
+                    record = lines.origin(position).record
+                    later = h.newer(record.headers, "event")
                     if later is not None:
                         raise TooManyRefused(
-                            f"{part.where.topic}[{part.where.partition}] holds rows of a newer release ({later}) that "
-                            f"ClickHouse refuses: {why}. Run `mailecho migrate` of that release, and start again"
+                            f"{bundle.leader.where.topic}[{record.partition}] holds rows of a newer release ({later}) "
+                            f"that ClickHouse refuses: {why}. Run `mailecho migrate` of that release, and start again"
                         ) from error
                 for position, why in sorted(found.items()):
                     origin = lines.origin(position)
                     detail = f"{table}, row {origin.index}: {why}"
                     await self._outside.dead_letter(origin.record, rows[position][:-1], Reason.REJECTED, detail)
                 point("lander.after_letters")
-                await self._intend(part, replace(intent, **{field: to_runs(found)}))  # type: ignore[arg-type]
+                await self._intend(bundle, replace(intent, **{field: to_runs(found)}))  # type: ignore[arg-type]
                 point("lander.after_exclusion")
             else:
-                metrics.INSERTS.labels(table, str(part.repeated).lower()).inc()
+                metrics.INSERTS.labels(table, str(bundle.leader.repeated).lower()).inc()
                 return
 
-    async def _insert_landed(self, part: Partition, *, rows: int, changes: int, rejected: int) -> None:
-        intent = _intent(part)
-        topic, partition = part.where
-        row = landed_row(
-            topic=topic,
-            partition=partition,
-            s=part.offset,
-            e=intent.end,
-            rows=rows,
-            changes=changes,
-            rejected=rejected,
-            duplicates_dropped=part.range.repeated_rows,
-            bytes=part.range.size,
-            watermark_before=_number(part.progress.watermark),
-            watermark_after=_number(part.range.watermark),
-            first_timestamp=row_time(intent.timestamp),
-            token=token(topic, partition, part.offset, intent, EVENTS),
-        )
-        key = token(topic, partition, part.offset, intent, LANDED)
-        await self.database(lambda inserter: inserter.insert(LANDED, row, key, intent))
+    async def _insert_landed(self, bundle: Bundle) -> None:
+        intent = bundle.intent
+        ranges = [part.range for part in bundle.parts]
+        refused = bundle.counts([made.events for made in ranges], intent.refused)
+        refused_changes = bundle.counts([made.changes for made in ranges], intent.refused_changes)
+        ends = [(intent.end, intent.timestamp), *((other.end, other.timestamp) for other in intent.others)]
+        rows = [
+            landed_row(
+                topic=part.where.topic,
+                partition=part.where.partition,
+                s=part.offset,
+                e=end,
+                rows=part.range.events.rows - events,
+                changes=part.range.changes.rows - changes,
+                rejected=events + part.range.malformed_rows,
+                duplicates_dropped=part.range.repeated_rows,
+                bytes=part.range.size,
+                watermark_before=_number(part.progress.watermark),
+                watermark_after=_number(part.range.watermark),
+                first_timestamp=row_time(timestamp),
+                token=_token(bundle, EVENTS),
+            )
+            for part, (end, timestamp), events, changes in zip(
+                bundle.parts, ends, refused, refused_changes, strict=True
+            )
+        ]
+        await self.database(partial(_insert, LANDED, b"".join(rows), _token(bundle, LANDED), intent))
 
-    async def _look_up(self, part: Partition) -> bool:
-        """Find out what of an old intent ClickHouse has; True where all of it, its row of `landed` included.
+    async def _look_up(self, bundle: Bundle) -> bool:
+        """Find out what of an old intent ClickHouse has; True where all of it, its rows of `landed` included.
 
         Afterwards the intent is fresh, and says which rows are left out because they are present. Where
         the rollups of the days concerned lack what the table has (a crash between the table and its
         views), only the token can repair it: it is repeated whole while ClickHouse must still know it.
         """
-        intent, lines = _intent(part), part.range.events
-        topic, partition = part.where
+        leader, intent, lines = bundle.leader, bundle.intent, bundle.events
+        topic, partition = leader.where
         last = (await self.database(lambda inserter: inserter.last_landed(topic, [partition]))).get(partition)
-        if last is not None and last.of(part.offset, intent):
+        if last is not None and last.of(leader.offset, intent):
             return True
-        rows, changes = lines.split(), part.range.changes.split()
+        rows, changes = lines.split(), bundle.changes.split()
         events = await self.database(lambda inserter: inserter.present_events(rows))
         present_changes = await self.database(lambda inserter: inserter.present_changes(changes))
         fresh = replace(intent, at=_now(), present=(), present_changes=())
         if events or present_changes:
-            moved_on = await self._moved_on(part, intent)
+            moved_on = await self._moved_on(leader, intent)
             whole = await self._agree({rows[position] for position in events})
             if whole or moved_on:
                 fresh = replace(fresh, present=to_runs(events), present_changes=to_runs(present_changes))
@@ -243,26 +271,27 @@ class Landing:
                     "token is forgotten: `mailecho reconcile` shows by how much",
                     topic,
                     partition,
-                    part.offset,
+                    leader.offset,
                     intent.end,
                 )
         log.warning(
-            "%s[%d]: looked up the range from offset %d to %d: %d of %d events present, %d left out",
+            "%s[%d]: looked up the range from offset %d to %d%s: %d of %d events present, %d left out",
             topic,
             partition,
-            part.offset,
+            leader.offset,
             intent.end,
+            f" and those of {len(intent.others)} more partitions" if intent.others else "",
             len(events),
             len(rows),
             count(fresh.present),
         )
-        await self._intend(part, fresh)
+        await self._intend(bundle, fresh)
         return False
 
     async def _moved_on(self, part: Partition, intent: Intent) -> bool:
         if part.offset < part.progress.lookup_below:
             return True  # restored or recreated: what ClickHouse remembers is not known
-        return await self.database(lambda inserter: inserter.ranges_since(intent.at)) >= MOVED_ON_RANGES
+        return await self.database(lambda inserter: inserter.inserts_since(intent.at)) >= MOVED_ON_RANGES
 
     async def _agree(self, rows: set[bytes]) -> bool:
         touched = days(rows)
@@ -272,21 +301,23 @@ class Landing:
             await self._patience.pause(1.0)
         return False
 
-    def _count(self, part: Partition) -> None:
-        intent = _intent(part)
-        metrics.ROWS.labels(EVENTS).inc(part.range.events.rows - count(intent.refused))
-        metrics.ROWS.labels(CHANGES).inc(part.range.changes.rows - count(intent.refused_changes))
-        metrics.ROWS_REJECTED.inc(part.range.refused_rows(intent.refused))
-        metrics.RECORDS.labels(part.where.topic).inc(part.range.end - part.range.start)
+    def _count(self, bundle: Bundle) -> None:
+        intent = bundle.intent
+        metrics.ROWS.labels(EVENTS).inc(bundle.events.rows - count(intent.refused))
+        metrics.ROWS.labels(CHANGES).inc(bundle.changes.rows - count(intent.refused_changes))
+        malformed = sum(part.range.malformed_rows for part in bundle.parts)
+        metrics.ROWS_REJECTED.inc(count(intent.refused) + malformed)
+        records = sum(part.range.end - part.range.start for part in bundle.parts)
+        metrics.RECORDS.labels(bundle.leader.where.topic).inc(records)
 
 
 def _insert(table: str, body: bytes, key: str, intent: Intent, inserter: Inserter) -> None:
     inserter.insert(table, body, key, intent)
 
 
-def _intent(part: Partition) -> Intent:
-    assert part.progress.intent is not None, "a range is landed under an intent"
-    return part.progress.intent
+def _token(bundle: Bundle, table: str, *, rest: bool = False) -> str:
+    leader = bundle.leader
+    return token(leader.where.topic, leader.where.partition, leader.offset, bundle.intent, table, rest=rest)
 
 
 def _number(watermark: int | None) -> int:

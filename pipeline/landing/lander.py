@@ -1,9 +1,12 @@
 """The lander: `feedback.events` into ClickHouse, each event once, whatever crashes in between.
 
-A plain consumer in a group of its own. It collects ranges of offsets by partition and lands them one
-at a time (`land.py`); an insert runs in a thread, so that the consumer goes on heartbeating. While it
-runs nothing is fetched beyond the client's own buffer, so that a slow ClickHouse costs no memory: the
-backlog lies in the topic.
+A plain consumer in a group of its own. It collects ranges of offsets by partition and lands those of all its
+partitions together, as far as one insert takes them (`bundle.py`, `land.py`). An insert runs in a thread, so that the
+consumer goes on heartbeating. While it runs nothing is fetched beyond the client's own buffer, so that a slow
+ClickHouse costs no memory: the backlog lies in the topic.
+
+Ranges that were to land together may come to different landers afterwards. The owner of the leading one then reads
+the others' records beside its own (guests), and lands them all; the owners of the others wait for that.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 import uvloop
@@ -39,9 +43,10 @@ from aiokafka.structs import OffsetAndMetadata
 from mailecho.pipeline import metrics, telemetry
 from mailecho.pipeline.config import LanderSettings, Settings
 from mailecho.pipeline.endpoints import NotRunning, kafka_bootstrap
+from mailecho.pipeline.landing.bundle import Bundle, together
 from mailecho.pipeline.landing.database import clickhouse_url, write_client
 from mailecho.pipeline.landing.insert import Inserter, TooManyRefused
-from mailecho.pipeline.landing.intents import IntentTooLarge, Progress
+from mailecho.pipeline.landing.intents import MOST_TOGETHER, Intent, IntentTooLarge, Progress, Span
 from mailecho.pipeline.landing.land import Landing
 from mailecho.pipeline.landing.migrations import CountsUnsafe, MigrationRefused, assert_dedup
 from mailecho.pipeline.landing.partition import Partition
@@ -51,6 +56,7 @@ from mailecho.pipeline.landing.retention import differing
 from mailecho.pipeline.landing.start import Facts, Refused, Start, decide
 from mailecho.pipeline.landing.totals import Watch
 from mailecho.pipeline.paced import Pace
+from mailecho.pipeline.side import side_reader
 from mailecho.schemas import topics
 from mailecho.schemas.deadletter import DeadLetter, Reason
 from mailecho.schemas.headers import SchemaRefused
@@ -76,6 +82,12 @@ MAX_POLL_MS = 24 * 3600 * 1000
 BUSY_SHARE = 0.25
 LONGEST_FLUSH = 5
 
+#: Between two looks whether another lander has landed what was to land together with a partition's range.
+FOLLOW_SECONDS = 1.0
+
+#: Reading another lander's range takes no longer, or is tried again.
+GUEST_SECONDS = 30.0
+
 #: Longest wait for records: how late a lander that has nothing to do notices a new assignment.
 IDLE_SECONDS = 0.5
 
@@ -89,6 +101,10 @@ STOPS = (Refused, GapError, SchemaRefused, IntentTooLarge, TooManyRefused, Count
 
 class Lost(Exception):
     """A commit was refused: the partition is another's, and a rebalance follows."""
+
+
+class Gone(Exception):
+    """Records of another lander's range, which was to land with one of ours, have expired."""
 
 
 class TopicMissing(Exception):
@@ -114,6 +130,9 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         self._busy = asyncio.Lock()
         self._partitions: dict[TopicPartition, Partition] = {}
         self._assigned: set[TopicPartition] = set()
+        self._guests: dict[TopicPartition, Partition] = {}
+        self._following: dict[TopicPartition, Partition] = {}  # another lander's leads
+        self._followed_at = 0.0
         self._stopping = False
         self._watch = Watch(settings, lambda: TopicPartition(topic, 0) in self._partitions)
         #: Whether an insert still runs in the thread, so that the process cannot end by itself.
@@ -194,9 +213,10 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
                 # revoked meanwhile: whoever has it now reads it again
                 if part := self._partitions.get(where):
                     part.fetched(records)
-            for part in list(self._partitions.values()):
-                while part.due(self._limits, time.monotonic()) or self._crowded(part):
-                    await self._land(part)
+            while bundle := self._next():
+                await self._land(bundle)
+            await self._follow()
+            for part in self._partitions.values():
                 self._measure(part)
 
     def _measure(self, part: Partition) -> None:
@@ -205,9 +225,35 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         if end is not None:
             metrics.LAG.labels(part.where.topic, str(part.where.partition)).set(end - part.offset)
 
+    def _next(self) -> Bundle | None:
+        """What lands now: an intent whose ranges are complete, or a range that is due and what fits beside it."""
+        now = time.monotonic()
+        due = [part for part in (*self._partitions.values(), *self._guests.values()) if part.due(self._limits, now)]
+        for part in due:
+            intent = part.progress.intent
+            if intent is not None and intent.led_by is None and part.where not in self._guests:
+                bundle = self._again(part, intent)
+                if all(other in due for other in bundle.parts):
+                    return bundle
+        parts = [part for part in self._partitions.values() if part.progress.intent is None]
+        first = next((part for part in parts if part in due or self._crowded(part)), None)
+        if first is None:
+            return None
+        bundle = together(first, parts, self._limits)
+        for part in parts:
+            if part in bundle.parts or not part.range:
+                part.turn(now)
+        return bundle
+
+    def _again(self, leader: Partition, intent: Intent) -> Bundle:
+        """The bundle of an intent that is repeated."""
+        places = [TopicPartition(leader.where.topic, span.partition) for span in intent.others]
+        guests = [self._guests[where] for where in places if where in self._guests]
+        return Bundle([leader, *(self._guests.get(where) or self._partitions[where] for where in places)], guests)
+
     def _crowded(self, part: Partition) -> bool:
         """Whether the ranges of all partitions together hold what one may, and this is one of the large."""
-        if part.progress.intent is not None or not part.range:
+        if not part.range:
             return False
         total = sum(other.size for other in self._partitions.values())
         return total >= self._limits.flush_bytes and part.size * len(self._partitions) >= total
@@ -230,14 +276,40 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._patience.pause(1.0)
             return {}
 
-    async def _land(self, part: Partition) -> None:
+    async def _land(self, bundle: Bundle) -> None:
         began = time.monotonic()
         try:
-            await self._landing.land(part)
+            await self._landing.land(bundle)
         except (Lost, Interrupted):
-            self._partitions.pop(part.where, None)
+            for part in bundle.own:
+                self._partitions.pop(part.where, None)
             raise
-        self._limits = unhurried(self._settings.lander, time.monotonic() - began, len(self._partitions))
+        finally:
+            for part in bundle.parts:
+                self._guests.pop(part.where, None)
+        bundles = -(-len(self._partitions) // MOST_TOGETHER)
+        self._limits = unhurried(self._settings.lander, time.monotonic() - began, bundles)
+
+    async def _follow(self) -> None:
+        """Go on with ranges that another lander was to land, once it has."""
+        if not self._following or time.monotonic() - self._followed_at < FOLLOW_SECONDS:
+            return
+        self._followed_at = time.monotonic()
+        assert self._consumer is not None
+        leaders = await self._committed(sorted({_leader_of(part) for part in self._following.values()}))
+        # after the leaders' commits, which come after `landed`
+        numbers = [where.partition for where in self._following]
+        landed = await self._landing.database(lambda inserter: inserter.last_landed(self._topic, numbers))
+        for where, part in list(self._following.items()):
+            last, intent = landed.get(where.partition), part.progress.intent
+            if last is not None and intent is not None and last.of(part.offset, intent):
+                await self._landing.advance({part: (last.end, last.watermark)})
+            elif leads(leaders.get(_leader_of(part)), part):
+                continue
+            else:
+                await self._landing.land_alone(part)
+            del self._following[where]
+            self._begin(part)
 
     # -- assignment -----------------------------------------------------------------------------
 
@@ -246,6 +318,8 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         self._patience.interrupt()
         async with self._busy:
             self._partitions.clear()
+            self._guests.clear()
+            self._following.clear()
             self._assigned.clear()
         if not self._stopping:
             self._patience.again()
@@ -261,22 +335,81 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _open(self) -> None:
         """Read where each assigned partition stands, refuse or go on there."""
         assert self._consumer is not None
+        self._guests.clear()
+        self._following.clear()
         opening = sorted(self._assigned)
+        parts = {}
         for start, where in zip(await self._starts(opening), opening, strict=True):
-            part = Partition(where, start.offset, start.progress)
+            part = parts[where] = Partition(where, start.offset, start.progress)
             intent = start.progress.intent
-            if start.landed is not None and intent is not None:
-                progress = start.progress.after(intent.end, start.landed.watermark)
-                await self.commit(part, intent.end, progress)
-                part.advance(intent.end, progress)
+            if start.landed is not None:
+                await self._landing.advance({part: (start.landed.end, start.landed.watermark)})
             elif intent is not None and intent.gap:
                 await self._landing.land_gap(part)
-            elif intent is not None:
-                log.info("%s[%d]: repeating the range from offset %d to %d", *where, start.offset, intent.end)
-            self._partitions[where] = part
-            self._consumer.seek(where, part.offset)
-            self._consumer.resume(where)
+        for where, part in parts.items():
+            intent = part.progress.intent
+            if intent is not None and intent.led_by is not None:
+                leader = parts.get(_leader_of(part))
+                if leader is None or not leads(leader.progress, part):
+                    log.info("%s[%d]: waiting for the range with which partition %d leads", *where, intent.led_by)
+                    self._following[where] = part
+                    continue
+            if intent is not None:
+                log.info("%s[%d]: repeating the range from offset %d to %d", *where, part.offset, intent.end)
+                await self._invite(part, intent, parts)
+            self._begin(part)
         self._assigned.clear()
+
+    def _begin(self, part: Partition) -> None:
+        assert self._consumer is not None
+        self._partitions[part.where] = part
+        self._consumer.seek(part.where, part.offset)
+        self._consumer.resume(part.where)
+
+    async def _invite(self, leader: Partition, intent: Intent, parts: Mapping[TopicPartition, Partition]) -> None:
+        """Read the ranges that are to land with the leader's and are not among ours."""
+        strangers = [
+            span
+            for span in intent.others
+            if not ((part := parts.get(TopicPartition(self._topic, span.partition))) and leads(leader.progress, part))
+        ]
+        if not strangers:
+            return
+        try:
+            for span in strangers:
+                self._guests[TopicPartition(self._topic, span.partition)] = await self._patience.until(
+                    partial(self._guest, span), (KafkaError, TimeoutError), "Kafka"
+                )
+        except Gone as error:
+            log.error("%s", error)
+            for span in intent.others:
+                self._guests.pop(TopicPartition(self._topic, span.partition), None)
+            await self._landing.land_alone(leader)
+
+    async def _guest(self, span: Span) -> Partition:
+        """A range that is another lander's, read. Raises Gone where its records have expired."""
+        intent = Intent(span.end, span.timestamp, at=0)
+        part = Partition(
+            TopicPartition(self._topic, span.partition), span.start, Progress(span.watermark, intent=intent)
+        )
+        async with asyncio.timeout(GUEST_SECONDS), side_reader(kafka_bootstrap(self._settings)) as side:
+            first, _ = await side.span(self._topic, span.partition)
+            if first > span.start:
+                raise Gone(f"{self._topic}[{span.partition}]: offsets {span.start} to {first - 1} have expired")
+            async for records in side.read(self._topic, span.partition, span.start, span.end):
+                part.fetched(records)
+        return part
+
+    async def _committed(self, places: list[TopicPartition]) -> dict[TopicPartition, Progress | None]:
+        """What was committed beside the offset of each partition that has one; None where it is not ours to read."""
+        admin = await self._connected(self._new_admin)
+        try:
+            found = await self._patience.until(
+                lambda: admin.list_consumer_group_offsets(self._group, partitions=places), KafkaError, "Kafka"
+            )
+        finally:
+            await admin.close()
+        return {where: read(at.metadata or "") for where, at in found.items() if at.offset >= 0}
 
     async def _starts(self, opening: list[TopicPartition]) -> list[Start]:
         consumer = self._consumer
@@ -310,13 +443,16 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
 
     # -- what a landing does outside ------------------------------------------------------------
 
-    async def commit(self, part: Partition, offset: int, progress: Progress) -> None:
-        """Commit with metadata. Raises Lost where the partition is no longer ours."""
+    async def commit(self, places: Mapping[Partition, tuple[int, Progress]]) -> None:
+        """Commit with metadata, in one request. Raises Lost where a partition is no longer ours."""
         assert self._consumer is not None
         try:
-            await self._consumer.commit({part.where: OffsetAndMetadata(offset, progress.dumps())})
+            await self._consumer.commit(
+                {part.where: OffsetAndMetadata(offset, progress.dumps()) for part, (offset, progress) in places.items()}
+            )
         except (CommitFailedError, IllegalStateError) as error:
-            raise Lost(f"{part.where.topic}[{part.where.partition}]: {error}") from error
+            names = ", ".join(str(part.where.partition) for part in places)
+            raise Lost(f"{self._topic}[{names}]: {error}") from error
 
     async def dead_letter(self, record: EventsRecord, value: bytes, reason: Reason, detail: str) -> None:
         """Send a row or a record to the dead letters of the topic, at least once."""
@@ -391,9 +527,33 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         )
 
 
-def unhurried(limits: LanderSettings, took: float, partitions: int) -> LanderSettings:
-    """The limits for ranges where landing one took so many seconds: older ranges where ClickHouse is slow or busy."""
-    patience = took * partitions / BUSY_SHARE
+def leads(leader: Progress | None, part: Partition) -> bool:
+    """Whether the leader's intent names the partition's range: it is to land with the leader's."""
+    own = part.progress.intent
+    if leader is None or leader.intent is None or own is None:
+        return False
+    spans = ((span.partition, span.start, span.end) for span in leader.intent.others)
+    return (part.where.partition, part.offset, own.end) in spans
+
+
+def _leader_of(part: Partition) -> TopicPartition:
+    intent = part.progress.intent
+    assert intent is not None, "a range that follows has an intent"
+    assert intent.led_by is not None, "which says what it follows"
+    return TopicPartition(part.where.topic, intent.led_by)
+
+
+def read(metadata: str) -> Progress | None:
+    """The progress in a commit's metadata; None where it is none of ours."""
+    try:
+        return Progress.loads(metadata)
+    except ValueError:
+        return None
+
+
+def unhurried(limits: LanderSettings, took: float, bundles: int) -> LanderSettings:
+    """The limits where landing one of so many bundles took so many seconds: older ranges where ClickHouse is slow."""
+    patience = took * bundles / BUSY_SHARE
     flush = min(max(limits.flush_seconds, patience), LONGEST_FLUSH * limits.flush_seconds)
     return limits.model_copy(update={"flush_seconds": flush})
 

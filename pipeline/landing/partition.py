@@ -30,12 +30,18 @@ class Partition:
         self.offset = offset
         self.progress = progress
         self.repeated = progress.intent is not None
-        self._landed = float("-inf")  # when the last range was due
+        self._landed = float("-inf")  # when it last had its turn
         self._begin()
 
     def _begin(self) -> None:
         self.range = Range(self.offset, self.progress.watermark, self.progress.jump)
         self._since = 0.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether its next range may land with those of others: nothing has to be asked or allowed for it alone."""
+        progress = self.progress
+        return not (progress.intent or progress.jump or progress.resumed or self.offset < progress.lookup_below)
 
     def advance(self, offset: int, progress: Progress) -> None:
         """The commit of `offset` is done: begin the range after it."""
@@ -50,6 +56,10 @@ class Partition:
     def size(self) -> int:
         """Bytes of the growing range."""
         return self.range.size
+
+    def turn(self, now: float) -> None:
+        """What there is lands now, or there is nothing: the next range is due by time a flush later."""
+        self._landed = now
 
     def due(self, limits: LanderSettings, now: float) -> bool:
         """Move what was fetched into the range; whether it is to be landed now. `now` is monotonic seconds.
@@ -67,10 +77,7 @@ class Partition:
             return False
         if self.progress.intent is not None:
             return self._full(limits)
-        if self._full(limits) or now >= self._due_at(limits):
-            self._landed = now
-            return True
-        return False
+        return self._full(limits) or now >= self._due_at(limits)
 
     def wait(self, limits: LanderSettings) -> float:
         """Seconds until the range is due by time; infinite without one."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mailecho.pipeline.landing.intents import Runs, count, positions
+from mailecho.pipeline.landing.intents import Runs, positions
 from mailecho.schemas import headers as h
 
 
@@ -73,6 +73,20 @@ class Lines:
         self.rows += rows
         self.size += len(chunk)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Lines]) -> Lines:
+        """The rows of all parts, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        lines = cls()
+        for part in parts:
+            lines._first += [lines.rows + first for first in part._first]
+            lines._records += part._records
+            lines.chunks += part.chunks
+            lines.rows += part.rows
+            lines.size += part.size
+        return lines
+
     def body(self, *without: Runs) -> bytes:
         """All rows but those at the positions of `without`, each with its newline."""
         if not any(without):
@@ -120,9 +134,10 @@ class Range:
         """Bytes held."""
         return self.events.size + self.changes.size
 
-    def refused_rows(self, refused: Runs) -> int:
-        """Event rows that do not land: those that ClickHouse refuses and those of malformed records."""
-        return count(refused) + sum(bad.rows for bad in self.malformed)
+    @property
+    def malformed_rows(self) -> int:
+        """Event rows that malformed records claim to hold; they do not land."""
+        return sum(bad.rows for bad in self.malformed)
 
     def add(self, record: EventsRecord) -> None:
         """Take the next record.

@@ -203,6 +203,11 @@ def verify_token(keys: Keyring, text: str, *, now_ms: int | None = None) -> Toke
     return token
 
 
+def altered(text: str) -> bool:
+    """Whether a text holds what has the shape of a token, but begins as none of ours does."""
+    return not tokens_in(text) and _SHAPE.search(text) is not None
+
+
 def tokens_in(text: str) -> list[str]:
     """What has the shape of a token in a text, in lower case, in order; at most 20."""
     if "-" not in text:

@@ -86,6 +86,22 @@ def zombie_lander(rig: Rig, records: Records, chance: Chance) -> None:
     rig.feed(second)
 
 
+def landing_shared_out(rig: Rig, records: Records, chance: Chance) -> None:
+    """The lander dies in the middle of an insert for all partitions, and two others share them out."""
+    first, second = halves(records)
+    rig.kill("lander")
+    rig.feed(first)
+    wait_until(rig.all_folded, "the ledger has folded all")
+    rig.dies("lander", f"lander.{chance.choice(POINTS[1:5])}")
+    for name in ("b", "c"):
+        rig.start("lander", name, faults=f"lander.after_insert:{chance.randint(2, 4)}" if chance.random() < 0.3 else "")
+    rig.feed(second)
+    others = [rig.running["lander", name] for name in ("b", "c")]
+    wait_until(
+        lambda: rig.all_landed() or not all(other.running for other in others), "it has landed, or one is killed"
+    )
+
+
 def clickhouse_killed(rig: Rig, records: Records, chance: Chance) -> None:
     """ClickHouse is killed in the middle of inserts, again and again."""
     feeder = rig.feeding(records, 6.0)
@@ -226,6 +242,7 @@ ROWS = (
     replay_across_restart,
     two_landers,
     zombie_lander,
+    landing_shared_out,
     clickhouse_killed,
     clickhouse_down,
     view_failure,

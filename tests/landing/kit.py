@@ -231,17 +231,18 @@ def lands(client: Client, topic: str, lander: LanderProcess, end: int) -> None:
 
 def make_topic(bootstrap: str, name: str) -> None:
     """Create a topic of this name with one partition."""
-    _administrate(bootstrap, lambda admin: admin.create_topics([NewTopic(name, 1, 1)]))
+    administrate(bootstrap, lambda admin: admin.create_topics([NewTopic(name, 1, 1)]))
 
 
-def expire(bootstrap: str, topic: str, before: int) -> None:
+def expire(bootstrap: str, topic: str, before: int, partition: int = 0) -> None:
     """Delete the records below an offset, as retention does."""
-    _administrate(bootstrap, lambda admin: admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before)}))
+    where = TopicPartition(topic, partition)
+    administrate(bootstrap, lambda admin: admin.delete_records({where: RecordsToDelete(before)}))
 
 
 def committed(bootstrap: str, group: str) -> tuple[int, str]:
     """The group's offset and metadata for its topic's only partition."""
-    ((offset, metadata),) = _administrate(bootstrap, lambda admin: admin.list_consumer_group_offsets(group)).values()
+    ((offset, metadata),) = administrate(bootstrap, lambda admin: admin.list_consumer_group_offsets(group)).values()
     return offset, metadata
 
 
@@ -261,7 +262,9 @@ def set_offset(bootstrap: str, group: str, offset: int, metadata: str = "") -> N
     until(lambda: asyncio.run(commit()), "the group has no members")
 
 
-def _administrate(bootstrap: str, call: Callable[[AIOKafkaAdminClient], Any]) -> Any:
+def administrate(bootstrap: str, call: Callable[[AIOKafkaAdminClient], Any]) -> Any:
+    """Await what `call` makes of an admin client."""
+
     async def run() -> Any:
         admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
         await admin.start()

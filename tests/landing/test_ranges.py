@@ -154,7 +154,7 @@ def test_what_the_ledger_cannot_have_written_is_set_aside() -> None:
     made = filled([good, *bad, record(5, 4)])
     assert [one.record.offset for one in made.malformed] == [1, 2, 3, 4]
     assert (made.end, made.watermark, made.events.rows) == (6, 4, 3)
-    assert made.refused_rows(()) == 2 + 1 + 1
+    assert made.malformed_rows == 2 + 1 + 1
 
 
 def test_rows_without_a_last_newline_are_ended() -> None:
@@ -180,17 +180,18 @@ def test_a_range_is_due_by_rows_or_by_time_since_the_last_one() -> None:
     limits = LanderSettings(flush_rows=10, flush_bytes=64 * 1024, flush_seconds=2)
     part = Partition(TopicPartition("t", 0), 0, Progress())
 
-    def landed() -> None:
+    def landed(now: float) -> None:
+        part.turn(now)
         part.advance(part.range.end, part.progress.after(part.range.end, part.range.watermark))
 
     assert not part.due(limits, 100.0)
     part.fetched([record(0, 0)])  # type: ignore[list-item]
     assert not part.due(limits, 100.0), "after a silence it waits for the rest of a burst"
     assert part.due(limits, 100.5)
-    landed()
+    landed(100.5)
     part.fetched([record(1, 1)])  # type: ignore[list-item]
     assert not part.due(limits, 102.4)
     assert part.due(limits, 102.5), "from range to range, whatever its first record's age"
-    landed()
+    landed(102.5)
     part.fetched([record(2, 2, rows=10)])  # type: ignore[list-item]
     assert part.due(limits, 102.6), "by rows"
