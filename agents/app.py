@@ -20,7 +20,7 @@ from yarl import URL
 
 from mailecho.agents.exits import crash, refuse
 from mailecho.agents.outputs import Outputs
-from mailecho.agents.transport import BatchTransport, ChunkSchema, Starts
+from mailecho.agents.transport import BatchTransport, Starts, StepSchema
 from mailecho.pipeline import metrics
 from mailecho.pipeline.config import Settings
 from mailecho.pipeline.endpoints import NotRunning, kafka_bootstrap
@@ -61,7 +61,7 @@ def make_app(settings: Settings, group: str, role: str, starts: Starts | None = 
         consumer_auto_offset_reset="earliest",
         # True would hold up a rebalance until every message is acked; outputs here are idempotent.
         stream_wait_empty=False,
-        # Chunks, not records: a few are enough to overlap fetching with work, and memory stays bounded.
+        # Steps, not records: a few are enough to overlap fetching with work, and memory stays bounded.
         stream_buffer_maxsize=4,
         # No table, no reply topic, no page that serves data over HTTP, no topic that Faust invents.
         web_enabled=False,
@@ -109,9 +109,9 @@ async def wait_for_broker(bootstrap: str, *, patience: float = 600.0) -> None:
 
 
 def add_agent(app: Any, role: str, topics: Iterable[str], handle: Callable[[Any], Awaitable[None]]) -> None:
-    """Give the app its one agent: `handle` takes a chunk and returns when its outputs are acknowledged.
+    """Give the app its one agent: `handle` takes a step and returns when its outputs are acknowledged.
 
-    Only then is the chunk done. One at a time: acks are in order, and a crash repeats one step.
+    Only then is the step done. One at a time: acks are in order, and a crash repeats one step.
     """
 
     async def agent(stream: Any) -> None:
@@ -122,7 +122,7 @@ def add_agent(app: Any, role: str, topics: Iterable[str], handle: Callable[[Any]
                 crash(f"{role}: {error!r}", error)
             app.consumer.done(event)
 
-    app.agent(app.topic(*topics, schema=ChunkSchema()), concurrency=1, name=role)(agent)
+    app.agent(app.topic(*topics, schema=StepSchema()), concurrency=1, name=role)(agent)
 
 
 @dataclass(frozen=True, slots=True)

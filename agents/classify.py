@@ -15,6 +15,7 @@ from mailecho.agents.breaker import Breaker
 from mailecho.agents.exits import refuse
 from mailecho.agents.outputs import Outputs, Record
 from mailecho.agents.poison import Inflight
+from mailecho.agents.transport import Step
 from mailecho.pipeline import metrics
 from mailecho.pipeline.faults import point
 from mailecho.pipeline.pack import pack
@@ -35,7 +36,7 @@ Known = dict[tuple[str, int, int], set[int]]
 
 
 class ClassifyAgent:
-    """Handles chunks of one worker. Stateless but for what it may throw away."""
+    """Handles the steps of one worker. Stateless but for what it may throw away."""
 
     def __init__(
         self,
@@ -62,37 +63,40 @@ class ClassifyAgent:
         self._clock = clock
         self.known: Known = {}
 
-    async def handle(self, chunk: list[Raw]) -> None:
-        """Read a chunk of one partition and return when the broker has acknowledged all it gave."""
+    async def handle(self, step: Step) -> None:
+        """Read the chunks of a step and return when the broker has acknowledged all they gave."""
         started = time.monotonic()
-        topic, partition = chunk[0].topic, chunk[0].partition
-        self._check_clock(chunk[-1])
         lines: dict[int, list[bytes]] = defaultdict(list)
-        letters: list[Record] = []
-        failed: dict[int, Reason] = {}
+        letters: dict[str, list[Record]] = defaultdict(list)
+        counted = []
         sliced = started
-        for record, read in self._read(chunk):
-            for line in read.lines:
-                self._place(line.key, line.data, record, lines)
-            letters.extend(_letter(record, letter) for letter in read.letters)
-            if read.letters and not read.lines and h.get(record.headers, h.REDRIVEN) is None:
-                failed[record.offset] = read.letters[0].reason
-            if time.monotonic() - sliced > SLICE_SECONDS:
-                await asyncio.sleep(0)
-                sliced = time.monotonic()
-        broken = self._breaker.judge(topic, partition, (chunk[0].offset, chunk[-1].offset), failed)
+        for chunk in step:
+            self._check_clock(chunk[-1])
+            topic, partition, offsets = chunk[0].topic, chunk[0].partition, (chunk[0].offset, chunk[-1].offset)
+            failed: dict[int, Reason] = {}
+            for record, read in self._read(chunk):
+                for line in read.lines:
+                    self._place(line.key, line.data, record, lines)
+                letters[topic].extend(_letter(record, letter) for letter in read.letters)
+                if read.letters and not read.lines and h.get(record.headers, h.REDRIVEN) is None:
+                    failed[record.offset] = read.letters[0].reason
+                if time.monotonic() - sliced > SLICE_SECONDS:
+                    await asyncio.sleep(0)
+                    sliced = time.monotonic()
+            counted.append((topic, partition, offsets, failed))
+        broken = self._breaker.judge(counted)
         if broken:
             refuse(broken)
-        origin = (h.ORIGIN, f"{topic}:{partition}:{chunk[0].offset}-{chunk[-1].offset}".encode())
+        origins = ",".join(f"{topic}:{partition}:{first}-{last}" for topic, partition, (first, last), _ in counted)
+        headers = [*self._headers, (h.ORIGIN, origins.encode())]
         point("classify.before_send")
-        if letters:
-            await self._outputs.send([(dlq(topic), 0, letters)])
+        await self._outputs.send((dlq(topic), 0, records) for topic, records in letters.items() if records)
         await self._outputs.send(
-            (CLASSIFIED, p, [Record(value, headers=[*self._headers, origin]) for value in pack(batch)])
-            for p, batch in lines.items()
+            (CLASSIFIED, p, [Record(value, headers=headers) for value in pack(batch)]) for p, batch in lines.items()
         )
         point("classify.after_send")
-        metrics.RECORDS.labels(topic).inc(len(chunk))
+        for chunk in step:
+            metrics.RECORDS.labels(chunk[0].topic).inc(len(chunk))
         metrics.BATCH_SECONDS.labels("classify").observe(time.monotonic() - started)
 
     def _read(self, chunk: list[Raw]) -> Iterator[tuple[Raw, Read]]:

@@ -1,8 +1,8 @@
-"""The ledger agent: chunks of `classified` folded, suppressions and events sent, then the store committed.
+"""The ledger agent: steps of `classified` folded, suppressions and events sent, then the stores committed.
 
 The order is what makes it exact: dead letters, suppressions, output records, each acknowledged;
-then the store's transaction; then the chunk is done. A crash anywhere repeats the step with the
-same bytes, and readers drop what they have passed.
+then the transactions of the stores; then the step is done. A crash anywhere repeats with the same
+bytes what its stores do not have, partition by partition, and readers drop what they have passed.
 """
 
 from __future__ import annotations
@@ -10,27 +10,34 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
+from typing import TypeAlias
 
 from aiokafka.structs import ConsumerRecord
 
 from mailecho.agents.catchup import Owned, catch_up
 from mailecho.agents.exits import crash, refuse
 from mailecho.agents.outputs import Outputs, Record
+from mailecho.agents.transport import Step
 from mailecho.pipeline import metrics
 from mailecho.pipeline.faults import point
 from mailecho.pipeline.ledger.emit import event_record, suppression_records
 from mailecho.pipeline.ledger.fold import Fold, NotClassified, Output
 from mailecho.pipeline.ledger.places import Places
-from mailecho.pipeline.ledger.store import StoreInUse
+from mailecho.pipeline.ledger.store import StoreInUse, Transaction
 from mailecho.pipeline.side import Side, side_reader
 from mailecho.schemas import headers as h
 from mailecho.schemas.deadletter import DeadLetter, Reason
 from mailecho.schemas.topics import CLASSIFIED, EVENTS, SUPPRESSIONS, dlq
 
+#: Records of a partition, each with what it leads to.
+Folded: TypeAlias = list[tuple[ConsumerRecord, Output]]
+
 
 class LedgerAgent:
-    """Handles the chunks of the partitions that one worker owns."""
+    """Handles the steps of one worker, over the partitions that it owns."""
 
     def __init__(
         self, bootstrap: str, fold: Fold, outputs: Outputs, places: Places, directory: Path, fingerprint: str
@@ -60,54 +67,70 @@ class LedgerAgent:
                         self.owned[partition] = await self._open(side, partition, committed.get(partition, 0))
         return {partition: owned.next for partition, owned in self.owned.items()}
 
-    async def handle(self, chunk: list[ConsumerRecord]) -> None:
-        """Fold a chunk of one partition; return when all it leads to is acknowledged and the store has it."""
-        partition = chunk[0].partition
-        async with self._locks[partition]:
-            owned = self.owned.get(partition)
-            if owned is None:
-                return  # of an assignment that is over; its owner reads it
-            records = [record for record in chunk if record.offset >= owned.next]
-            if not records:
-                return
+    async def handle(self, step: Step) -> None:
+        """Fold the chunks of a step; return when all they lead to is acknowledged and the stores have it."""
+        async with AsyncExitStack() as locks:
+            for chunk in step:
+                await locks.enter_async_context(self._locks[chunk[0].partition])
             started = time.monotonic()
-            if records[0].offset != owned.next:
-                crash(f"{CLASSIFIED}[{partition}]: got offset {records[0].offset}, expected {owned.next}")
-            with owned.store.begin() as tx:
-                outputs: list[tuple[ConsumerRecord, Output]] = []
+            chunks = {}
+            for chunk in step:
+                partition = chunk[0].partition
+                if (owned := self.owned.get(partition)) is None:
+                    continue  # of an assignment that is over; its owner reads it
+                records = [record for record in chunk if record.offset >= owned.next]
+                if records and records[0].offset != owned.next:
+                    crash(f"{CLASSIFIED}[{partition}]: got offset {records[0].offset}, expected {owned.next}")
+                if records:
+                    chunks[partition] = (owned, records)
+            if not chunks:
+                return
+            with ExitStack() as stores:
                 letters: list[Record] = []
-                for record in records:
-                    self._check(record)
-                    try:
-                        output = self._fold.apply(tx, record.offset, record.value or b"")
-                    except NotClassified as error:
-                        letters.append(_letter(record, Reason.UNREADABLE, str(error), record.value or b""))
-                        output = self._fold.skip(tx, record.offset)
-                    letters.extend(_letter(record, Reason.LATE, why, line) for line, why in output.late)
-                    outputs.append((record, output))
-                await self._send(partition, outputs, letters)
+                outputs = {
+                    partition: self._fold_all(stores.enter_context(owned.store.begin()), records, letters)
+                    for partition, (owned, records) in chunks.items()
+                }
+                await self._send(outputs, letters)
                 point("ledger.before_commit")
-            owned.next = records[-1].offset + 1
+            for owned, records in chunks.values():
+                owned.next = records[-1].offset + 1
             point("ledger.after_commit")
-            _count(outputs, time.monotonic() - started)
+            _count(outputs.values(), time.monotonic() - started)
 
-    async def _send(self, partition: int, outputs: list[tuple[ConsumerRecord, Output]], letters: list[Record]) -> None:
+    def _fold_all(self, tx: Transaction, records: list[ConsumerRecord], letters: list[Record]) -> Folded:
+        outputs = []
+        for record in records:
+            self._check(record)
+            try:
+                output = self._fold.apply(tx, record.offset, record.value or b"")
+            except NotClassified as error:
+                letters.append(_letter(record, Reason.UNREADABLE, str(error), record.value or b""))
+                output = self._fold.skip(tx, record.offset)
+            letters.extend(_letter(record, Reason.LATE, why, line) for line, why in output.late)
+            outputs.append((record, output))
+        return outputs
+
+    async def _send(self, folded: dict[int, Folded], letters: list[Record]) -> None:
         point("ledger.before_send")
         if letters:
             await self._outputs.send([(dlq(CLASSIFIED), 0, letters)])
-        changes = [
-            Record(value, key, headers)
-            for _, output in outputs
-            for key, value, headers in suppression_records(output, partition)
-        ]
-        if changes:
-            await self._outputs.send([(SUPPRESSIONS, partition, changes)])
+        changes = {
+            partition: [
+                Record(value, key, headers)
+                for _, output in outputs
+                for key, value, headers in suppression_records(output, partition)
+            ]
+            for partition, outputs in folded.items()
+        }
+        await self._outputs.send(
+            (SUPPRESSIONS, partition, records) for partition, records in changes.items() if records
+        )
         point("ledger.after_suppressions")
-        records = []
-        for record, output in outputs:
-            value, headers = event_record(output, partition, record.timestamp)
-            records.append(Record(value, headers=headers))
-        await self._outputs.send([(EVENTS, partition, records)])
+        await self._outputs.send(
+            (EVENTS, partition, [_emission(record, output, partition) for record, output in outputs])
+            for partition, outputs in folded.items()
+        )
         point("ledger.after_send")
 
     async def _open(self, side: Side, partition: int, committed: int) -> Owned:
@@ -148,11 +171,25 @@ def _letter(record: ConsumerRecord, reason: Reason, detail: str, value: bytes) -
     return Record(value, headers=dead.headers())
 
 
-def _count(outputs: list[tuple[ConsumerRecord, Output]], seconds: float) -> None:
+def _changes(outputs: Folded, partition: int) -> list[Record]:
+    return [
+        Record(value, key, headers)
+        for _, output in outputs
+        for key, value, headers in suppression_records(output, partition)
+    ]
+
+
+def _emission(record: ConsumerRecord, output: Output, partition: int) -> Record:
+    value, headers = event_record(output, partition, record.timestamp)
+    return Record(value, headers=headers)
+
+
+def _count(folded: Iterable[Folded], seconds: float) -> None:
+    outputs = [output for records in folded for _, output in records]
     metrics.RECORDS.labels(CLASSIFIED).inc(len(outputs))
-    metrics.EVENTS.inc(sum(len(output.rows) for _, output in outputs))
-    metrics.LATE.inc(sum(len(output.late) for _, output in outputs))
+    metrics.EVENTS.inc(sum(len(output.rows) for output in outputs))
+    metrics.LATE.inc(sum(len(output.late) for output in outputs))
     metrics.BATCH_SECONDS.labels("ledger").observe(seconds)
-    for _, output in outputs:
+    for output in outputs:
         for change in output.changes:
             metrics.SUPPRESSION_CHANGES.labels(change.entry["state"]).inc()

@@ -1,7 +1,8 @@
 """A Faust transport that hands an agent what was fetched as one message, and commits what is done.
 
 Stock Faust costs 77 to 111 microseconds a record, most of it for tasks, locks and bookkeeping a
-record. Here a message is a chunk of one partition's records, so those costs are paid a chunk.
+record. Here a message is a step: what a fetch brought, in a chunk for each partition. So those costs
+are paid a step, and what an agent sends for it goes out together.
 
 Stock Faust also acks a message whose stream skips it during a rebalance (so it can commit what
 nobody processed, issue #606). Here Faust's own acks decide nothing: an agent calls `done` after
@@ -32,13 +33,15 @@ from mailecho.pipeline.paced import Pace
 log = logging.getLogger(__name__)
 
 Records = list["ConsumerRecord"]
+#: What a message holds: chunks, each of another partition, in the order in which they were fetched.
+Step = list[Records]
 #: Gives the offset at which each assigned partition begins.
 Starts = Callable[[set[TP]], Awaitable[dict[TP, int]]]
 
-#: A chunk is no longer than this, so that one `done` is never far away: the ledger folds 2,000
-#: single-entry records in about 20 ms, and a chunk's outputs fit in memory whatever it holds.
-CHUNK_RECORDS = 2_000
-CHUNK_BYTES = 4 * 1024 * 1024
+#: A step is no longer than this (one larger record comes alone), so that one `done` is never far away: the ledger
+#: folds 2,000 single-entry records in about 20 ms, and a step's outputs fit in memory whatever it holds.
+STEP_RECORDS = 2_000
+STEP_BYTES = 4 * 1024 * 1024
 
 
 class _Chunk:
@@ -97,7 +100,7 @@ class Progress:
 
 
 class BatchConsumer(driver.Consumer):
-    """Faust's aiokafka consumer, delivering chunks."""
+    """Faust's aiokafka consumer, delivering steps."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -112,7 +115,7 @@ class BatchConsumer(driver.Consumer):
         self.polled_at = time.monotonic()
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
-        """Fetched records as one message a chunk: its value is the list of ConsumerRecords."""
+        """Fetched records as messages whose value is a step, each under the partition of its first chunk."""
         await self._fetch_dropped_again()
         generation = self.app.consumer_generation_id
         records, active = await self._wait_next_records(timeout)
@@ -125,6 +128,8 @@ class BatchConsumer(driver.Consumer):
             self._dropped.update(records)
             return
         self._pace.after(self._thread._consumer, any(records.values()))
+        step: Step = []
+        room = _Room()
         for tp, batch in records.items():
             if not (active is None or tp in active or tp in self._buffered_partitions):
                 # fetched before the partition was paused: its position has moved on, so go back
@@ -132,13 +137,20 @@ class BatchConsumer(driver.Consumer):
                     await self.seek(tp, self._expected.get(tp, batch[0].offset))
                 continue
             for chunk in _chunks(batch):
+                if step and not room.has_for(chunk):
+                    yield _tp(step[0]), self._to_message(_tp(step[0]), step)
+                    step, room = [], _Room()
+                contiguous = await self._contiguous(tp, chunk)
                 if not self.flow_active or self.app.consumer_generation_id != generation:
                     return
-                if not await self._contiguous(tp, chunk):
+                if not contiguous:
                     break
                 self._expected[tp] = chunk[-1].offset + 1
                 self.progress.delivered(tp, chunk[0].offset, chunk[-1].offset)
-                yield tp, self._to_message(tp, chunk)
+                step.append(chunk)
+                room.take(chunk)
+        if step:
+            yield _tp(step[0]), self._to_message(_tp(step[0]), step)
 
     async def _fetch_dropped_again(self) -> None:
         """Go back to what is next of each partition of which a fetch was thrown away.
@@ -174,7 +186,7 @@ class BatchConsumer(driver.Consumer):
         log.warning("%s; going on without them, as accept_gap says", lost)
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
-        last = record[-1]
+        last = record[0][-1]
         return ConsumerMessage(
             last.topic,
             last.partition,
@@ -190,10 +202,11 @@ class BatchConsumer(driver.Consumer):
         )
 
     def done(self, event: Any) -> None:
-        """An agent has finished with a chunk: its outputs are acknowledged."""
+        """An agent has finished with a step: its outputs are acknowledged."""
         message = event.message
         if message.generation_id == self.app.consumer_generation_id:
-            self.progress.done(message.tp, message.offset)
+            for chunk in message.value:
+                self.progress.done(_tp(chunk), chunk[-1].offset)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Start where the app says (the ledger's stores), else at the committed offsets."""
@@ -270,16 +283,39 @@ class BatchTransport(driver.Transport):
         self.starts = starts
 
 
-class ChunkSchema(faust.Schema[Any, Any]):
-    """Keys and values as they are: a chunk is no bytes to decode."""
+class StepSchema(faust.Schema[Any, Any]):
+    """Keys and values as they are: a step is no bytes to decode."""
 
     def loads_key(self, app: Any, message: Any, **kwargs: Any) -> Any:
         """The message's key."""
         return message.key
 
     def loads_value(self, app: Any, message: Any, **kwargs: Any) -> Any:
-        """The message's value: a list of ConsumerRecords."""
+        """The message's value: a step."""
         return message.value
+
+
+def _tp(chunk: Records) -> TP:
+    return TP(chunk[0].topic, chunk[0].partition)
+
+
+class _Room:
+    """How much of a step is left."""
+
+    def __init__(self) -> None:
+        self._records = STEP_RECORDS
+        self._bytes = STEP_BYTES
+
+    def has_for(self, chunk: Records) -> bool:
+        return len(chunk) <= self._records and _size(chunk) <= self._bytes
+
+    def take(self, chunk: Records) -> None:
+        self._records -= len(chunk)
+        self._bytes -= _size(chunk)
+
+
+def _size(chunk: Records) -> int:
+    return sum(len(record.value or b"") for record in chunk)
 
 
 def _chunks(batch: Records) -> Iterator[Records]:
@@ -287,7 +323,7 @@ def _chunks(batch: Records) -> Iterator[Records]:
     size = 0
     for record in batch:
         length = len(record.value or b"")
-        if chunk and (len(chunk) >= CHUNK_RECORDS or size + length > CHUNK_BYTES):
+        if chunk and (len(chunk) >= STEP_RECORDS or size + length > STEP_BYTES):
             yield chunk
             chunk, size = [], 0
         chunk.append(record)

@@ -7,7 +7,7 @@ else is `ClassifyAgent` and `LedgerAgent` as the workers run them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from aiokafka.structs import ConsumerRecord
@@ -18,6 +18,7 @@ from mailecho.agents.classify import ClassifyAgent
 from mailecho.agents.ledger import LedgerAgent
 from mailecho.agents.outputs import Outputs, Record
 from mailecho.agents.poison import Inflight
+from mailecho.agents.transport import Step
 from mailecho.pipeline.config import DeadLetterSettings
 from mailecho.pipeline.identity import Identity
 from mailecho.pipeline.ledger.fold import Fold
@@ -86,17 +87,22 @@ class Memory:
         for partition in range(PARTITIONS):
             self._ledger.owned[partition] = Owned(MemoryStore(), 0)  # type: ignore[arg-type]
 
-    async def classify(self, chunk: list[ConsumerRecord]) -> None:
-        """Have a chunk of a raw partition classified."""
-        await self._classify.handle(chunk)
+    async def classify(self, step: Step) -> None:
+        """Have a step of chunks of raw partitions classified."""
+        await self._classify.handle(step)
 
-    async def fold(self, partition: int, count: int) -> int:
-        """Have up to `count` more records of a partition of `classified` folded; says how many were."""
-        next_ = self._ledger.owned[partition].next
-        chunk = self.topics.partitions_of[CLASSIFIED][partition][next_ : next_ + count]
-        if chunk:
-            await self._ledger.handle(chunk)
-        return len(chunk)
+    async def fold(self, counts: Mapping[int, int]) -> set[int]:
+        """Have up to so many more records of partitions of `classified` folded in a step; those that had none."""
+        step, empty = [], set()
+        for partition, count in counts.items():
+            next_ = self._ledger.owned[partition].next
+            chunk = self.topics.partitions_of[CLASSIFIED][partition][next_ : next_ + count]
+            if chunk:
+                step.append(chunk)
+            else:
+                empty.add(partition)
+        await self._ledger.handle(step)
+        return empty
 
     def close(self) -> None:
         """Give the file back."""

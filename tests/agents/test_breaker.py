@@ -29,7 +29,7 @@ class Feed:
 
     def __call__(self, pattern: str) -> str:
         failed = {self.offset + i: Reason.UNREADABLE for i, what in enumerate(pattern) if what == "x"}
-        why = self.breaker.judge("t", 0, (self.offset, self.offset + len(pattern) - 1), failed)
+        why = self.breaker.judge([("t", 0, (self.offset, self.offset + len(pattern) - 1), failed)])
         if not why:
             self.offset += len(pattern)
         return why
@@ -48,6 +48,17 @@ def test_a_run_is_counted_across_chunks_and_ends_with_a_good_record(tmp_path: Pa
     assert "from offset 9 on" in said
     assert "MAILECHO_DEAD_LETTERS__MAX_CONSECUTIVE (now 4" in said
     assert Feed(Breaker(limits(consecutive=4), tmp_path / "other"))("..xxxx......"), "also in the middle of a chunk"
+
+
+def test_nothing_of_a_step_is_counted_in_which_one_chunk_passes_a_limit(tmp_path: Path) -> None:
+    breaker = Breaker(limits(consecutive=3), tmp_path / SHORT)
+    bad: dict[int, Reason] = {0: Reason.UNREADABLE, 1: Reason.UNREADABLE}
+    step = [("t", 0, (0, 1), bad), ("t", 1, (0, 2), {**bad, 2: Reason.UNREADABLE})]
+    assert "t[1]: 3 records in a row" in breaker.judge(step)
+    # what was neither sent nor acknowledged comes again
+    again = Breaker(limits(consecutive=3), tmp_path / SHORT)
+    assert not again.judge(step[:1])
+    assert "t[0]: 3 records in a row" in again.judge([("t", 0, (2, 2), {2: Reason.UNREADABLE})])
 
 
 def test_a_share_counts_only_once_the_window_is_full(tmp_path: Path) -> None:

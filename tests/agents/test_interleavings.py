@@ -1,7 +1,7 @@
 """DESIGN 2, point 11, on the agents themselves: interleaving, duplication and batching change nothing.
 
 One history reaches the raw topics twice: once plainly, and once shuffled, partly doubled, packed
-otherwise, spread over other partitions and read and folded in other chunks. Events, rollups by the
+otherwise, spread over other partitions, and read and folded in other chunks and steps. Events, rollups by the
 time at which things happened, dead letters and the final list must be the same; where a row came
 from and when it was received may differ. `make faults` tries 20,000 histories.
 """
@@ -12,7 +12,7 @@ import asyncio
 import os
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -170,17 +170,25 @@ async def _run(memory: Memory, facts: list[Fact], orders: list[Order], way: rand
         choices: list[Any] = [*reading, *(folding if way or not reading else ())]
         chosen = way.choice(choices) if way else choices[0]
         if isinstance(chosen, int):
-            if not await memory.fold(chosen, way.randint(1, 6) if way else 1_000) and not reading:
-                folding.discard(chosen)
+            folded = {p: way.randint(1, 6) if way else 1_000 for p in {chosen, *_some(folding, way)}}
+            empty = await memory.fold(folded)
+            if not reading:
+                folding -= empty
             continue
-        topic, partition = chosen
-        log = memory.topics.partitions_of[topic][partition]
-        at = reading[chosen]
-        chunk = log[at : at + (way.randint(1, 6) if way else 1)]
-        await memory.classify(chunk)
-        reading[chosen] += len(chunk)
-        if reading[chosen] == len(log):
-            del reading[chosen]
+        step = []
+        for place in dict.fromkeys((chosen, *_some(reading, way))):
+            topic, partition = place
+            log, at = memory.topics.partitions_of[topic][partition], reading[place]
+            step.append(log[at : at + (way.randint(1, 6) if way else 1)])
+            reading[place] += len(step[-1])
+            if reading[place] == len(log):
+                del reading[place]
+        await memory.classify(step)
+
+
+def _some(places: Iterable[Any], way: random.Random | None) -> list[Any]:
+    """Which other partitions come in the same step."""
+    return [place for place in places if way.random() < 0.3] if way else []
 
 
 def _packed(raws: list[Raw], way: random.Random) -> Iterator[Raw]:
