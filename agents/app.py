@@ -26,6 +26,7 @@ from mailecho.pipeline.config import Settings
 from mailecho.pipeline.endpoints import NotRunning, kafka_bootstrap
 from mailecho.pipeline.identity import IdentityKeyError
 from mailecho.pipeline.ledger.policy import PolicyError
+from mailecho.pipeline.members import METADATA_MS
 from mailecho.pipeline.telemetry import alive_path, heartbeat
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def make_app(settings: Settings, group: str, role: str, starts: Starts | None = 
         broker_commit_interval=COMMIT_INTERVAL,
         # What nobody has read yet is read from the start, not skipped.
         consumer_auto_offset_reset="earliest",
+        consumer_metadata_max_age_ms=METADATA_MS,
         # True would hold up a rebalance until every message is acked; outputs here are idempotent.
         stream_wait_empty=False,
         # Steps, not records: a few are enough to overlap fetching with work, and memory stays bounded.

@@ -1,6 +1,7 @@
-"""Whether a consumer group has members, asked by committing what stands there.
+"""Consumer groups: how soon members learn of partitions, and whether there are members.
 
-aiokafka 0.14 cannot read DescribeGroups of static members (its schema lacks their instance id).
+The latter is asked by committing what stands there: aiokafka 0.14 cannot read DescribeGroups of static members
+(its schema lacks their instance id).
 """
 
 from __future__ import annotations
@@ -9,6 +10,11 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import CommitFailedError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+#: How old a member's knowledge of the topics may be, ms. The leader of a group shares out the partitions that it knows
+#: of: one that joined while its broker was starting may know of none, and mends that when it asks again, by default
+#: after five minutes.
+METADATA_MS = 15_000
 
 
 async def offsets_of(bootstrap: str, group: str) -> dict[TopicPartition, OffsetAndMetadata]:

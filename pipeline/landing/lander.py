@@ -55,6 +55,7 @@ from mailecho.pipeline.landing.ranges import EventsRecord, GapError
 from mailecho.pipeline.landing.retention import differing
 from mailecho.pipeline.landing.start import Facts, Refused, Start, decide
 from mailecho.pipeline.landing.totals import Watch
+from mailecho.pipeline.members import METADATA_MS
 from mailecho.pipeline.paced import Pace
 from mailecho.pipeline.side import side_reader
 from mailecho.schemas import topics
@@ -509,6 +510,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
             session_timeout_ms=kafka.session_timeout_ms,
             heartbeat_interval_ms=min(3_000, kafka.session_timeout_ms // 3),
             max_poll_interval_ms=MAX_POLL_MS,
+            metadata_max_age_ms=METADATA_MS,
             rebalance_timeout_ms=kafka.session_timeout_ms,
             enable_auto_commit=False,
             auto_offset_reset="none",
