@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from inspect import cleandoc
 from typing import Annotated
 
 import typer
@@ -25,6 +26,19 @@ app = typer.Typer(
 )
 for group in (run, feed, explain, rules, suppressions, tokens, operate, bench):
     group.register(app)
+
+
+def _flow(within: typer.Typer) -> None:
+    """Let the paragraphs of every command's help fill the terminal, however their source is wrapped."""
+    for command in within.registered_commands:
+        paragraphs = cleandoc((command.callback and command.callback.__doc__) or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for inner in within.registered_groups:
+        if inner.typer_instance is not None:
+            _flow(inner.typer_instance)
+
+
+_flow(app)
 
 
 def _show_version(wanted: bool) -> None:

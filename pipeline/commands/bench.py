@@ -108,7 +108,7 @@ def memory(
 
     It starts a system of its own in a temporary directory, feeds it as fast as it takes it, and reads each process's
     anonymous memory every two seconds. The number that counts is MB per million events over the last 60 % of the run.
-    It takes about ten minutes and 1 GB of disk for each million events on two cores.
+    It takes about a minute and 1 GB of disk for each million events on two cores that have nothing else to do.
 
     Example: [bold]mailecho bench memory --events 1000000 --samples memory.tsv[/bold]
     """
