@@ -41,9 +41,10 @@ def crash_of_classify(rig: Rig, records: Records, chance: Chance) -> None:
     """classify dies before, and after, its outputs are acknowledged."""
     parts = halves(records)
     for name, part in zip(("classify.before_send", "classify.after_send"), parts, strict=True):
-        rig.kill("classify")
-        rig.feed(part)
-        rig.dies("classify", f"{name}:{chance.randint(1, 2)}")
+        worker = rig.start("classify", faults=f"{name}:{chance.randint(1, 3)}")
+        # over some seconds: what lies there already is one step
+        rig.feeding(part, 3.0).finish()
+        rig.ended(worker, -9)
 
 
 def crash_of_ledger(rig: Rig, records: Records, chance: Chance) -> None:
