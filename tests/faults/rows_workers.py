@@ -42,6 +42,7 @@ def crash_of_classify(rig: Rig, records: Records, chance: Chance) -> None:
     parts = halves(records)
     for name, part in zip(("classify.before_send", "classify.after_send"), parts, strict=True):
         worker = rig.start("classify", faults=f"{name}:{chance.randint(1, 3)}")
+        rig.ready("classify")
         # over some seconds: what lies there already is one step
         rig.feeding(part, 3.0).finish()
         rig.ended(worker, -9)
