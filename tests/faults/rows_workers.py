@@ -17,6 +17,7 @@ import orjson
 
 from mailecho.pipeline.ledger.store import Store
 from mailecho.pipeline.supervise.machine import rewind
+from mailecho.pipeline.times import AHEAD_MS
 from mailecho.schemas.deadletter import Reason
 from mailecho.schemas.topics import (
     CLASSIFIED,
@@ -176,7 +177,8 @@ def clock_back(rig: Rig, records: Records, chance: Chance) -> None:
         first, second = halves(log)
         rig.produce_at(RAW_DELIVERY, first, int(time.time() * 1000))
         rig.feed([raw for raw in records if raw.topic != RAW_DELIVERY])
-        back = int(chance.uniform(1, 40) * 3_600_000)
+        # no further than what an event may seem to be ahead of its report: else its time is not believed
+        back = int(chance.uniform(1, AHEAD_MS / 3_600_000 - 1) * 3_600_000)
         rig.produce_at(RAW_DELIVERY, second, int(time.time() * 1000) - back)
     finally:
         rig.alter(RAW_DELIVERY)
