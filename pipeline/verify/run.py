@@ -119,9 +119,11 @@ async def verify(
 async def _settled(compare: Callable[[], Awaitable[list[str]]]) -> list[str]:
     """What differs, and goes on differing for as long as the owners need to put a zombie's writes right."""
     deadline = time.monotonic() + REPAIR_SECONDS
-    while (found := await compare()) and time.monotonic() < deadline:
+    while True:
+        found = await compare()
+        if not found or time.monotonic() > deadline:
+            return found
         await asyncio.sleep(1.0)
-    return found
 
 
 async def _fold(side: Side, parts: list[Again], progress: Callable[[str, int], None]) -> None:
