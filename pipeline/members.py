@@ -6,9 +6,16 @@ The latter is asked by committing what stands there: aiokafka 0.14 cannot read D
 
 from __future__ import annotations
 
+import asyncio
+
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import CommitFailedError
+from aiokafka.errors import (
+    CommitFailedError,
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    NotCoordinatorForGroupError,
+)
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 #: How old a member's knowledge of the topics may be, ms. The leader of a group shares out the partitions that it knows
@@ -18,11 +25,19 @@ METADATA_MS = 15_000
 
 
 async def offsets_of(bootstrap: str, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
-    """What a group has committed, with its metadata. Raises KafkaError."""
+    """What a group has committed, with its metadata. Raises KafkaError where the broker does not answer."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     try:
         await admin.start()
-        found = await admin.list_consumer_group_offsets(group)
+        for patience in range(60):
+            try:
+                found = await admin.list_consumer_group_offsets(group)
+                break
+            except (GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError):
+                # a new cluster makes its offsets topic at the first question
+                if patience == 59:
+                    raise
+                await asyncio.sleep(0.5)
     finally:
         await admin.close()
     return {where: at for where, at in found.items() if at.offset >= 0}

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import (
-    GroupCoordinatorNotAvailableError,
-    GroupLoadInProgressError,
-    NotCoordinatorForGroupError,
-)
 from aiokafka.structs import ConsumerRecord
+
+from mailecho.pipeline.members import offsets_of
 
 
 class Side:
@@ -74,18 +69,4 @@ async def side_reader(bootstrap: str) -> AsyncIterator[Side]:
 
 async def committed_offsets(bootstrap: str, group: str) -> dict[tuple[str, int], int]:
     """A group's committed offsets by (topic, partition). Raises KafkaError where the broker does not answer."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        for patience in range(60):
-            try:
-                found = await admin.list_consumer_group_offsets(group)
-                break
-            except (GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError):
-                # a new cluster makes its offsets topic at the first question
-                if patience == 59:
-                    raise
-                await asyncio.sleep(0.5)
-    finally:
-        await admin.close()
-    return {(tp.topic, tp.partition): meta.offset for tp, meta in found.items() if meta.offset >= 0}
+    return {(where.topic, where.partition): at.offset for where, at in (await offsets_of(bootstrap, group)).items()}

@@ -107,20 +107,11 @@ def migrate(data_dir: DataDir = None) -> None:
 
     Example: [bold]MAILECHO_CLICKHOUSE__URL=http://clickhouse:8123 mailecho migrate[/bold]
     """
-    from mailecho.pipeline.landing.database import write_client
-    from mailecho.pipeline.landing.migrations import migrate as apply_migrations
-    from mailecho.pipeline.landing.retention import apply_retention
+    from mailecho.pipeline.landing.upgrade import upgrade
 
-    settings = settings_of(data_dir)
-    client = write_client(settings)
-    try:
-        applied = apply_migrations(client)
-        changes = apply_retention(client, settings.retention)
-        held = bool(applied) and int(client.query("SELECT count() FROM events").result_rows[0][0]) > 0
-    finally:
-        client.close()
-    typer.echo("\n".join([*applied, *map(str, changes)]) or "nothing to apply")
-    if held:
+    done = upgrade(settings_of(data_dir))
+    typer.echo("\n".join([*done.migrations, *done.retention]) or "nothing to apply")
+    if done.events_before:
         note("there were events before: if a rollup is new, `mailecho reconcile --repair` makes it count them")
 
 

@@ -95,6 +95,26 @@ def _prepare_broker(settings: Settings, console: Console) -> EmbeddedKafka:
     return broker
 
 
+def bring_up_to_date(settings: Settings) -> list[str]:
+    """Bring the tables up to date, a new rollup over old events included; gives what to say of it."""
+    from mailecho.pipeline.landing.repair import RepairRefused, run
+    from mailecho.pipeline.landing.upgrade import upgrade
+
+    done = upgrade(settings)
+    said = [f"{len(done.migrations)} migrations applied"] if done.migrations else []
+    said += [f"retention: {change}" for change in done.retention]
+    if done.events_before:
+        try:
+            run(settings)
+        except RepairRefused as error:
+            said += [
+                f"new rollups do not count the {done.events_before:,} events before them: "
+                "`mailecho reconcile --repair`",
+                str(error),
+            ]
+    return said
+
+
 class Up:
     """One run of everything; `run` returns when it has been asked to stop and all has stopped."""
 
@@ -206,31 +226,11 @@ class Up:
 
     def _migrate(self, bootstrap: str, url: str) -> list[str]:
         """Bring the tables up to date, a new rollup over old events included; gives what to say of it."""
-        from mailecho.pipeline.landing.database import write_client
-        from mailecho.pipeline.landing.migrations import migrate
-        from mailecho.pipeline.landing.repair import RepairRefused, run
-        from mailecho.pipeline.landing.retention import apply_retention
-
         sections = {
             "kafka": self._settings.kafka.model_copy(update={"bootstrap_servers": bootstrap}),
             "clickhouse": self._settings.clickhouse.model_copy(update={"url": url}),
         }
-        settings = self._settings.model_copy(update=sections)
-        client = write_client(settings)
-        try:
-            applied = migrate(client)
-            said = [f"{len(applied)} migrations applied"] if applied else []
-            said += [f"retention: {change}" for change in apply_retention(client, settings.retention)]
-            held = int(client.query("SELECT count() FROM events").result_rows[0][0])
-        finally:
-            client.close()
-        if applied and held:
-            try:
-                run(settings)
-            except RepairRefused as error:
-                said.append(f"new rollups do not count the {held:,} events before them: `mailecho reconcile --repair`")
-                said.append(str(error))
-        return said
+        return bring_up_to_date(self._settings.model_copy(update=sections))
 
     def _gave_up(self, child: Child) -> bool:
         return self._stop.is_set() or child.state == "refused" or child.restarts >= START_TRIES

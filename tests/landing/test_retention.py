@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from mailecho.pipeline.config import RetentionSettings
+from mailecho.pipeline.config import RetentionSettings, load
 from mailecho.pipeline.landing.insert import Inserter
 from mailecho.pipeline.landing.intents import Intent, Progress
 from mailecho.pipeline.landing.migrations import assert_dedup, load_migrations, migrate
@@ -15,7 +15,9 @@ from mailecho.pipeline.landing.reconcile import Difference, reconcile
 from mailecho.pipeline.landing.repair import repair, under_way
 from mailecho.pipeline.landing.retention import apply_retention, differing
 from mailecho.pipeline.landing.totals import TOTAL, compare_totals
+from mailecho.pipeline.supervise.up import bring_up_to_date
 from tests.fixtures_clickhouse import EmbeddedClickHouse
+from tests.fixtures_kafka import KafkaProcess
 from tests.landing.kit import TODAY, row, until
 from tests.landing.test_lander_insert import intent
 
@@ -121,6 +123,19 @@ def test_a_rollup_that_comes_with_an_upgrade_counts_the_events_before_it(fresh_c
     repair(client)
     assert reconcile(client) == []
     assert client.query("SELECT sum(events) FROM rollup_day").result_rows == [(13,)]
+
+
+@pytest.mark.kafka
+def test_the_start_of_up_mends_rollups_that_are_new(kafka: KafkaProcess, fresh_clickhouse: EmbeddedClickHouse) -> None:
+    client = fresh_clickhouse.write_client()
+    migrate(client, load_migrations()[:4])
+    insert(client, "a", 7)
+    access = {"url": fresh_clickhouse.url, "password": fresh_clickhouse.token}
+    settings = load(fresh_clickhouse.directory, kafka={"bootstrap_servers": kafka.bootstrap}, clickhouse=access)
+    assert bring_up_to_date(settings) == ["1 migrations applied"]
+    assert client.query("SELECT sum(events) FROM rollup_day").result_rows == [(7,)]
+    assert reconcile(client) == []
+    assert bring_up_to_date(settings) == [], "nothing is left to do"
 
 
 def test_only_a_commit_without_an_intent_lets_a_repair_begin() -> None:
