@@ -43,8 +43,8 @@ def crash_of_classify(rig: Rig, records: Records, chance: Chance) -> None:
     parts = halves(records)
     for name, part in zip(("classify.before_send", "classify.after_send"), parts, strict=True):
         worker = rig.start("classify", faults=f"{name}:{chance.randint(1, 3)}")
-        rig.ready("classify")
-        # over some seconds: what lies there already is one step
+        # what lies there already is one step, so the rest comes over some seconds; it may die of the first
+        wait_until(lambda worker=worker: "Worker ready" in worker.said() or not worker.running, "it is ready, or dead")
         rig.feeding(part, 3.0).finish()
         rig.ended(worker, -9)
 
