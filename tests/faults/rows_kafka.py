@@ -60,7 +60,7 @@ def broker_disk_full(rig: Rig, records: Records, chance: Chance) -> None:
     first, second = halves(records)
     rig.feed(first)
     sizes = [file.stat().st_size for file in rig.kafka.broker.data.glob("feedback.raw.delivery-*/*.log")]
-    fill_disk(rig.kafka.pid, max(sizes) + chance.randint(1_000, 20_000))
+    fill_disk(rig.kafka.pid, max(sizes) + chance.randint(1_000, 6_000))
     feeder = rig.feeding(second, 2.0)
     process = rig.kafka.broker.process
     assert process is not None
