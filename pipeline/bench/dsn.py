@@ -25,7 +25,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from mailecho.pipeline.bench.classify import FLANKER, FLUFL, made_up, readers
 from mailecho.pipeline.bench.harness import Progress, Result, silent
 from mailecho.pipeline.bench.system import BenchFailed, System, running
-from mailecho.pipeline.bench.volume import Measured, fill, pipeline
+from mailecho.pipeline.bench.volume import Measured, fill, pipeline, starting
 from mailecho.pipeline.config import load
 from mailecho.schemas.topics import RAW_DSN
 
@@ -48,9 +48,10 @@ def run(messages: int = 50_000, runs: int = 3, progress: Progress = silent) -> R
 
         with running(4, say) as system:
             feed = (("", raw) for raw in _noted(reports(messages, time.time(), seed=number), sizes))
+            starts = starting(system, 1)
             asyncio.run(fill(system.settings.kafka.bootstrap_servers, RAW_DSN, system.partitions, feed, say))
             system.settle()
-            ours.append(pipeline(system, messages, 1, say))
+            ours.append(pipeline(system, messages, 1, starts, say))
             say("the bare loop")
             base.append(_bare(system, messages))
     speeds = [m.events / sum(m.cpu[role] for role in WORKERS) for m in ours]

@@ -223,7 +223,7 @@ class Stage:
 async def drain(system: System, stages: list[Stage], progress: Progress) -> float:
     """Return when all stages, in the order of the data, have committed all that there is; gives the wall seconds.
 
-    A part's CPU counts from when its group is complete. Raises BenchFailed.
+    Raises BenchFailed.
     """
     began = moved = time.monotonic()
     bootstrap = system.settings.kafka.bootstrap_servers
@@ -236,8 +236,6 @@ async def drain(system: System, stages: list[Stage], progress: Progress) -> floa
                 for stage in list(waiting):
                     if await _complete(admin, stage):
                         waiting.remove(stage)
-                        for part in stage.parts:
-                            part.since = part.cpu()
                 lags = [await _lag(system, admin, side, stage) for stage in stages]
                 progress(", ".join(f"{stage.group} {left:,} behind" for stage, left in zip(stages, lags, strict=True)))
                 if not waiting and not any(lags):
@@ -247,6 +245,22 @@ async def drain(system: System, stages: list[Stage], progress: Progress) -> floa
                 system.alive()
                 if time.monotonic() - moved > PATIENCE_SECONDS:
                     raise BenchFailed(f"nothing moved for {PATIENCE_SECONDS:.0f} s, {lags} records are left")
+                await asyncio.sleep(LOOK_SECONDS)
+    finally:
+        await admin.close()
+
+
+async def complete(system: System, stages: list[Stage]) -> None:
+    """Return when every part is a member of its group. Raises BenchFailed."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    admin = AIOKafkaAdminClient(bootstrap_servers=system.settings.kafka.bootstrap_servers)
+    await admin.start()
+    try:
+        for stage in stages:
+            while not await _complete(admin, stage):
+                system.alive()
+                if time.monotonic() > deadline:
+                    raise BenchFailed(f"{stage.group}: its members did not come within {PATIENCE_SECONDS:.0f} s")
                 await asyncio.sleep(LOOK_SECONDS)
     finally:
         await admin.close()

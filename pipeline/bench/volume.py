@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer
 
 from mailecho.pipeline.bench.feed import RECIPIENTS, Record, batches, singles
 from mailecho.pipeline.bench.harness import Progress, Result, silent
-from mailecho.pipeline.bench.system import BenchFailed, Part, Stage, System, drain, running
+from mailecho.pipeline.bench.system import BenchFailed, Part, Stage, System, complete, drain, running
 from mailecho.schemas import headers as h
 from mailecho.schemas.topics import (
     CLASSIFIED,
@@ -97,9 +97,10 @@ def _one(
     system: System, events: int, make: Callable[[int, float], Iterator[Record]], workers: int, progress: Progress
 ) -> tuple[Measured, Measured]:
     bootstrap = system.settings.kafka.bootstrap_servers
+    starts = starting(system, workers)
     asyncio.run(fill(bootstrap, RAW_DELIVERY, system.partitions, make(events, time.time()), progress))
     system.settle()
-    found = pipeline(system, events, workers, progress)
+    found = pipeline(system, events, workers, starts, progress)
     rows = max(1, events // max(1, found.inserts))
     progress(f"the bare loop, {rows:,} rows an insert")
     base = _bare(system, rows)
@@ -107,20 +108,42 @@ def _one(
     return found, base
 
 
-def pipeline(system: System, events: int, workers: int, progress: Progress) -> Measured:
-    """Run the roles until all that the raw topics hold has landed; counts the rows."""
+def starting(system: System, workers: int) -> dict[str, float]:
+    """CPU seconds that a process of each role takes to start, on topics that hold nothing yet: no event's cost."""
+    roles = _roles(system, workers)
+    asyncio.run(complete(system, list(roles.values())))
+    costs = {role: statistics.mean(part.cpu() for part in stage.parts) for role, stage in roles.items()}
+    for stage in roles.values():
+        for part in stage.parts:
+            system.end(part)
+    return costs
+
+
+def _roles(system: System, workers: int) -> dict[str, Stage]:
+    def each(role: str) -> list[Part]:
+        return [system.role(f"{role}-{n}", "worker", role) for n in range(workers)]
+
+    return {
+        "classify": Stage(GROUP_CLASSIFY, CLASSIFY_INPUT, each("classify")),
+        "ledger": Stage(GROUP_LEDGER, (CLASSIFIED,), each("ledger")),
+        "lander": Stage(GROUP_LANDER, (EVENTS,), [system.role("lander", "lander")]),
+    }
+
+
+def pipeline(system: System, events: int, workers: int, starts: dict[str, float], progress: Progress) -> Measured:
+    """Run the roles until all that the raw topics hold has landed; counts the rows.
+
+    `starts` is what `starting` gave: the CPU of starting is not counted.
+    """
     engine, broker = system.parts["clickhouse"], system.parts["kafka"]
     for part in (engine, broker):
         part.since = part.cpu()
-    parts: dict[str, list[Part]] = {
-        role: [system.role(f"{role}-{n}", "worker", role) for n in range(workers)] for role in ("classify", "ledger")
-    }
-    parts["lander"] = [system.role("lander", "lander")]
-    stages = [
-        Stage(GROUP_CLASSIFY, CLASSIFY_INPUT, parts["classify"]),
-        Stage(GROUP_LEDGER, (CLASSIFIED,), parts["ledger"]),
-        Stage(GROUP_LANDER, (EVENTS,), parts["lander"]),
-    ]
+    roles = _roles(system, workers)
+    stages = list(roles.values())
+    parts: dict[str, list[Part]] = {role: stage.parts for role, stage in roles.items()}
+    for role, group in parts.items():
+        for part in group:
+            part.since = starts[role]
     wall = asyncio.run(drain(system, stages, progress))
     cpu = {role: sum(part.spent() for part in group) for role, group in parts.items()}
     peak = {role: max(part.peak_mb for part in group) for role, group in parts.items()}
