@@ -115,17 +115,8 @@ class LedgerAgent:
         point("ledger.before_send")
         if letters:
             await self._outputs.send([(dlq(CLASSIFIED), 0, letters)])
-        changes = {
-            partition: [
-                Record(value, key, headers)
-                for _, output in outputs
-                for key, value, headers in suppression_records(output, partition)
-            ]
-            for partition, outputs in folded.items()
-        }
-        await self._outputs.send(
-            (SUPPRESSIONS, partition, records) for partition, records in changes.items() if records
-        )
+        changes = ((partition, _changes(outputs, partition)) for partition, outputs in folded.items())
+        await self._outputs.send((SUPPRESSIONS, partition, records) for partition, records in changes if records)
         point("ledger.after_suppressions")
         await self._outputs.send(
             (EVENTS, partition, [_emission(record, output, partition) for record, output in outputs])

@@ -129,17 +129,17 @@ class BatchConsumer(driver.Consumer):
             return
         self._pace.after(self._thread._consumer, any(records.values()))
         step: Step = []
-        room = _Room()
+        count = total = 0
         for tp, batch in records.items():
             if not (active is None or tp in active or tp in self._buffered_partitions):
                 # fetched before the partition was paused: its position has moved on, so go back
                 if batch:
                     await self.seek(tp, self._expected.get(tp, batch[0].offset))
                 continue
-            for chunk in _chunks(batch):
-                if step and not room.has_for(chunk):
-                    yield _tp(step[0]), self._to_message(_tp(step[0]), step)
-                    step, room = [], _Room()
+            for chunk, size in _chunks(batch):
+                if step and (count + len(chunk) > STEP_RECORDS or total + size > STEP_BYTES):
+                    yield self._deliver(step)
+                    step, count, total = [], 0, 0
                 contiguous = await self._contiguous(tp, chunk)
                 if not self.flow_active or self.app.consumer_generation_id != generation:
                     return
@@ -148,9 +148,14 @@ class BatchConsumer(driver.Consumer):
                 self._expected[tp] = chunk[-1].offset + 1
                 self.progress.delivered(tp, chunk[0].offset, chunk[-1].offset)
                 step.append(chunk)
-                room.take(chunk)
+                count += len(chunk)
+                total += size
         if step:
-            yield _tp(step[0]), self._to_message(_tp(step[0]), step)
+            yield self._deliver(step)
+
+    def _deliver(self, step: Step) -> tuple[TP, ConsumerMessage]:
+        tp = _tp(step[0])
+        return tp, self._to_message(tp, step)
 
     async def _fetch_dropped_again(self) -> None:
         """Go back to what is next of each partition of which a fetch was thrown away.
@@ -299,34 +304,16 @@ def _tp(chunk: Records) -> TP:
     return TP(chunk[0].topic, chunk[0].partition)
 
 
-class _Room:
-    """How much of a step is left."""
-
-    def __init__(self) -> None:
-        self._records = STEP_RECORDS
-        self._bytes = STEP_BYTES
-
-    def has_for(self, chunk: Records) -> bool:
-        return len(chunk) <= self._records and _size(chunk) <= self._bytes
-
-    def take(self, chunk: Records) -> None:
-        self._records -= len(chunk)
-        self._bytes -= _size(chunk)
-
-
-def _size(chunk: Records) -> int:
-    return sum(len(record.value or b"") for record in chunk)
-
-
-def _chunks(batch: Records) -> Iterator[Records]:
+def _chunks(batch: Records) -> Iterator[tuple[Records, int]]:
+    """The batch in chunks that fit into a step, each with its bytes."""
     chunk: Records = []
     size = 0
     for record in batch:
         length = len(record.value or b"")
         if chunk and (len(chunk) >= STEP_RECORDS or size + length > STEP_BYTES):
-            yield chunk
+            yield chunk, size
             chunk, size = [], 0
         chunk.append(record)
         size += length
     if chunk:
-        yield chunk
+        yield chunk, size

@@ -24,18 +24,21 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 METADATA_MS = 15_000
 
 
-async def offsets_of(bootstrap: str, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
-    """What a group has committed, with its metadata. Raises KafkaError where the broker does not answer."""
+async def offsets_of(bootstrap: str, group: str, *, tries: int = 60) -> dict[TopicPartition, OffsetAndMetadata]:
+    """What a group has committed, with its metadata. Raises KafkaError where the broker does not answer.
+
+    A coordinator that is not ready is asked `tries` times, half a second apart.
+    """
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     try:
         await admin.start()
-        for patience in range(60):
+        for patience in range(tries):
             try:
                 found = await admin.list_consumer_group_offsets(group)
                 break
             except (GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError):
                 # a new cluster makes its offsets topic at the first question
-                if patience == 59:
+                if patience == tries - 1:
                     raise
                 await asyncio.sleep(0.5)
     finally:

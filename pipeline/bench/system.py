@@ -231,14 +231,11 @@ async def drain(system: System, stages: list[Stage], progress: Progress) -> floa
     await admin.start()
     try:
         async with side_reader(bootstrap) as side:
-            waiting, last = list(stages), [-1]
+            last = [-1]
             while True:
-                for stage in list(waiting):
-                    if await _complete(admin, stage):
-                        waiting.remove(stage)
                 lags = [await _lag(system, admin, side, stage) for stage in stages]
                 progress(", ".join(f"{stage.group} {left:,} behind" for stage, left in zip(stages, lags, strict=True)))
-                if not waiting and not any(lags):
+                if not any(lags):
                     return time.monotonic() - began
                 if lags != last:
                     moved, last = time.monotonic(), lags

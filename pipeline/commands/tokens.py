@@ -125,7 +125,7 @@ def verify(
     keys = settings_of(data_dir).tokens.keyring
     keys.newest  # noqa: B018, says how to make a key where there is none
     found = tokens_in(text)
-    if altered(text):
+    if not found and altered(text):
         raise Failed("it looks like a token, but ours begin with a c: it was altered on its way, or is another's")
     if not found:
         raise Failed("there is no token in it: a token is base32, a hyphen and 13 more characters of base32")

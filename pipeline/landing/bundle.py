@@ -11,8 +11,10 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
+from aiokafka import TopicPartition
+
 from mailecho.pipeline.config import LanderSettings
-from mailecho.pipeline.landing.intents import MOST_TOGETHER, Intent, Runs, Span, positions
+from mailecho.pipeline.landing.intents import MOST_TOGETHER, Intent, Progress, Runs, Span, positions
 from mailecho.pipeline.landing.partition import Partition
 from mailecho.pipeline.landing.ranges import Lines
 
@@ -33,9 +35,7 @@ class Bundle:
     @property
     def intent(self) -> Intent:
         """The leader's, which says all."""
-        intent = self.leader.progress.intent
-        assert intent is not None, "a range is landed under an intent"
-        return intent
+        return self.leader.intent
 
     def first_intents(self, at: int) -> dict[Partition, Intent]:
         """The intents to write before the first insert, by part; `at` is epoch ms."""
@@ -56,6 +56,21 @@ class Bundle:
         for position in positions(runs):
             counted[bisect_right(firsts, position) - 1] += 1
         return counted
+
+
+def leads(leader: Progress | None, part: Partition) -> bool:
+    """Whether the leader's intent names the partition's open range: it is to land with the leader's."""
+    own = part.progress.intent
+    if leader is None or leader.intent is None or own is None:
+        return False
+    spans = ((span.partition, span.start, span.end) for span in leader.intent.others)
+    return (part.where.partition, part.offset, own.end) in spans
+
+
+def leader_of(part: Partition) -> TopicPartition:
+    """The partition with whose range this one's open range is to land."""
+    assert part.intent.led_by is not None, "it leads itself"
+    return TopicPartition(part.where.topic, part.intent.led_by)
 
 
 def together(first: Partition, others: Iterable[Partition], limits: LanderSettings) -> Bundle:

@@ -200,6 +200,14 @@ def _span(partition: Any, start: Any, end: Any, timestamp: Any, watermark: Any) 
     return Span(int(partition), int(start), int(end), int(timestamp), None if watermark is None else int(watermark))
 
 
+def read(metadata: str) -> Progress | None:
+    """The progress in a commit's metadata; None where it is none of ours."""
+    try:
+        return Progress.loads(metadata)
+    except ValueError:
+        return None
+
+
 def _runs(value: Any) -> Runs:
     runs = tuple((int(first), int(length)) for first, length in value)
     if any(length < 1 for _, length in runs) or any(a + n >= b for (a, n), (b, _) in pairwise(runs)):

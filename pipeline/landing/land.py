@@ -127,8 +127,7 @@ class Landing:
 
     async def land_gap(self, part: Partition) -> None:
         """Record an accepted gap in `landed`, and go on after it."""
-        intent = part.progress.intent
-        assert intent is not None, "a gap is an intent"
+        intent = part.intent
         bundle = Bundle([part])
         landed = False
         while not landed:
@@ -150,8 +149,7 @@ class Landing:
 
         For when that landing is over, or can never be repeated, and it is not known how far it came.
         """
-        intent = part.progress.intent
-        assert intent is not None, "it was to land with others"
+        intent = part.intent
         log.error(
             "%s[%d]: the range from offset %d to %d was to land with others, and cannot any more: looking up what of "
             "it is there. `mailecho reconcile` shows whether a rollup lacks some of it",
@@ -221,13 +219,12 @@ class Landing:
         ranges = [part.range for part in bundle.parts]
         refused = bundle.counts([made.events for made in ranges], intent.refused)
         refused_changes = bundle.counts([made.changes for made in ranges], intent.refused_changes)
-        ends = [(intent.end, intent.timestamp), *((other.end, other.timestamp) for other in intent.others)]
         rows = [
             landed_row(
                 topic=part.where.topic,
                 partition=part.where.partition,
                 s=part.offset,
-                e=end,
+                e=part.intent.end,
                 rows=part.range.events.rows - events,
                 changes=part.range.changes.rows - changes,
                 rejected=events + part.range.malformed_rows,
@@ -235,12 +232,10 @@ class Landing:
                 bytes=part.range.size,
                 watermark_before=_number(part.progress.watermark),
                 watermark_after=_number(part.range.watermark),
-                first_timestamp=row_time(timestamp),
+                first_timestamp=row_time(part.intent.timestamp),
                 token=_token(bundle, EVENTS),
             )
-            for part, (end, timestamp), events, changes in zip(
-                bundle.parts, ends, refused, refused_changes, strict=True
-            )
+            for part, events, changes in zip(bundle.parts, refused, refused_changes, strict=True)
         ]
         await self.database(partial(_insert, LANDED, b"".join(rows), _token(bundle, LANDED), intent))
 

@@ -30,7 +30,6 @@ from aiokafka import (
     ConsumerRecord,
     TopicPartition,
 )
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
     CommitFailedError,
     IllegalStateError,
@@ -43,10 +42,11 @@ from aiokafka.structs import OffsetAndMetadata
 from mailecho.pipeline import metrics, telemetry
 from mailecho.pipeline.config import LanderSettings, Settings
 from mailecho.pipeline.endpoints import NotRunning, kafka_bootstrap
-from mailecho.pipeline.landing.bundle import Bundle, together
+from mailecho.pipeline.landing.bundle import Bundle, leader_of, leads, together
 from mailecho.pipeline.landing.database import clickhouse_url, write_client
+from mailecho.pipeline.landing.guest import Gone, read_guest
 from mailecho.pipeline.landing.insert import Inserter, TooManyRefused
-from mailecho.pipeline.landing.intents import MOST_TOGETHER, Intent, IntentTooLarge, Progress, Span
+from mailecho.pipeline.landing.intents import MOST_TOGETHER, Intent, IntentTooLarge, Progress, read
 from mailecho.pipeline.landing.land import Landing
 from mailecho.pipeline.landing.migrations import CountsUnsafe, MigrationRefused, assert_dedup
 from mailecho.pipeline.landing.partition import Partition
@@ -55,9 +55,8 @@ from mailecho.pipeline.landing.ranges import EventsRecord, GapError
 from mailecho.pipeline.landing.retention import differing
 from mailecho.pipeline.landing.start import Facts, Refused, Start, decide
 from mailecho.pipeline.landing.totals import Watch
-from mailecho.pipeline.members import METADATA_MS
+from mailecho.pipeline.members import METADATA_MS, offsets_of
 from mailecho.pipeline.paced import Pace
-from mailecho.pipeline.side import side_reader
 from mailecho.schemas import topics
 from mailecho.schemas.deadletter import DeadLetter, Reason
 from mailecho.schemas.headers import SchemaRefused
@@ -86,9 +85,6 @@ LONGEST_FLUSH = 5
 #: Between two looks whether another lander has landed what was to land together with a partition's range.
 FOLLOW_SECONDS = 1.0
 
-#: Reading another lander's range takes no longer, or is tried again.
-GUEST_SECONDS = 30.0
-
 #: Longest wait for records: how late a lander that has nothing to do notices a new assignment.
 IDLE_SECONDS = 0.5
 
@@ -102,10 +98,6 @@ STOPS = (Refused, GapError, SchemaRefused, IntentTooLarge, TooManyRefused, Count
 
 class Lost(Exception):
     """A commit was refused: the partition is another's, and a rebalance follows."""
-
-
-class Gone(Exception):
-    """Records of another lander's range, which was to land with one of ours, have expired."""
 
 
 class TopicMissing(Exception):
@@ -296,16 +288,15 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         if not self._following or time.monotonic() - self._followed_at < FOLLOW_SECONDS:
             return
         self._followed_at = time.monotonic()
-        assert self._consumer is not None
-        leaders = await self._committed(sorted({_leader_of(part) for part in self._following.values()}))
+        committed = await self._committed()
         # after the leaders' commits, which come after `landed`
         numbers = [where.partition for where in self._following]
         landed = await self._landing.database(lambda inserter: inserter.last_landed(self._topic, numbers))
         for where, part in list(self._following.items()):
-            last, intent = landed.get(where.partition), part.progress.intent
-            if last is not None and intent is not None and last.of(part.offset, intent):
+            last, leader = landed.get(where.partition), committed.get(leader_of(part))
+            if last is not None and last.of(part.offset, part.intent):
                 await self._landing.advance({part: (last.end, last.watermark)})
-            elif leads(leaders.get(_leader_of(part)), part):
+            elif leader is not None and leads(read(leader.metadata or ""), part):
                 continue
             else:
                 await self._landing.land_alone(part)
@@ -350,7 +341,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         for where, part in parts.items():
             intent = part.progress.intent
             if intent is not None and intent.led_by is not None:
-                leader = parts.get(_leader_of(part))
+                leader = parts.get(leader_of(part))
                 if leader is None or not leads(leader.progress, part):
                     log.info("%s[%d]: waiting for the range with which partition %d leads", *where, intent.led_by)
                     self._following[where] = part
@@ -379,7 +370,9 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             for span in strangers:
                 self._guests[TopicPartition(self._topic, span.partition)] = await self._patience.until(
-                    partial(self._guest, span), (KafkaError, TimeoutError), "Kafka"
+                    partial(read_guest, kafka_bootstrap(self._settings), self._topic, span),
+                    (KafkaError, TimeoutError),
+                    "Kafka",
                 )
         except Gone as error:
             log.error("%s", error)
@@ -387,56 +380,30 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._guests.pop(TopicPartition(self._topic, span.partition), None)
             await self._landing.land_alone(leader)
 
-    async def _guest(self, span: Span) -> Partition:
-        """A range that is another lander's, read. Raises Gone where its records have expired."""
-        intent = Intent(span.end, span.timestamp, at=0)
-        part = Partition(
-            TopicPartition(self._topic, span.partition), span.start, Progress(span.watermark, intent=intent)
+    async def _committed(self) -> dict[TopicPartition, OffsetAndMetadata]:
+        """What the group has committed, with its metadata."""
+        return await self._patience.until(
+            lambda: offsets_of(kafka_bootstrap(self._settings), self._group, tries=1), (KafkaError, NotRunning), "Kafka"
         )
-        async with asyncio.timeout(GUEST_SECONDS), side_reader(kafka_bootstrap(self._settings)) as side:
-            first, _ = await side.span(self._topic, span.partition)
-            if first > span.start:
-                raise Gone(f"{self._topic}[{span.partition}]: offsets {span.start} to {first - 1} have expired")
-            async for records in side.read(self._topic, span.partition, span.start, span.end):
-                part.fetched(records)
-        return part
-
-    async def _committed(self, places: list[TopicPartition]) -> dict[TopicPartition, Progress | None]:
-        """What was committed beside the offset of each partition that has one; None where it is not ours to read."""
-        admin = await self._connected(self._new_admin)
-        try:
-            found = await self._patience.until(
-                lambda: admin.list_consumer_group_offsets(self._group, partitions=places), KafkaError, "Kafka"
-            )
-        finally:
-            await admin.close()
-        return {where: read(at.metadata or "") for where, at in found.items() if at.offset >= 0}
 
     async def _starts(self, opening: list[TopicPartition]) -> list[Start]:
         consumer = self._consumer
         assert consumer is not None
-        admin = await self._connected(self._new_admin)
-        try:
-            committed = await self._patience.until(
-                lambda: admin.list_consumer_group_offsets(self._group, partitions=opening), KafkaError, "Kafka"
-            )
-            first = await self._patience.until(lambda: consumer.beginning_offsets(opening), KafkaError, "Kafka")
-            end = await self._patience.until(lambda: consumer.end_offsets(opening), KafkaError, "Kafka")
-        finally:
-            await admin.close()
+        committed = await self._committed()
+        first = await self._patience.until(lambda: consumer.beginning_offsets(opening), KafkaError, "Kafka")
+        end = await self._patience.until(lambda: consumer.end_offsets(opening), KafkaError, "Kafka")
         numbers = [where.partition for where in opening]
         landed = await self._landing.database(lambda inserter: inserter.last_landed(self._topic, numbers))
         starts = []
         for where in opening:
             at = committed.get(where)
-            known = at is not None and at.offset >= 0
             facts = Facts(
                 topic=where.topic,
                 partition=where.partition,
                 first=first[where],
                 end=end[where],
-                committed=at.offset if known else None,
-                metadata=(at.metadata or "") if known else "",
+                committed=at.offset if at else None,
+                metadata=at.metadata or "" if at else "",
                 landed=landed.get(where.partition),
             )
             starts.append(decide(facts, accept_gap=self._accept_gap, now=time.time_ns() // 1_000_000))
@@ -494,7 +461,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
             try:
                 await client.start()  # type: ignore[attr-defined]
             except BaseException:
-                await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())  # type: ignore[attr-defined]
+                await client.stop()  # type: ignore[attr-defined]
                 raise
             return client
 
@@ -517,9 +484,6 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
             max_partition_fetch_bytes=FETCH_BYTES,
         )
 
-    def _new_admin(self) -> AIOKafkaAdminClient:
-        return AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap(self._settings))
-
     def _new_producer(self) -> AIOKafkaProducer:
         return AIOKafkaProducer(
             bootstrap_servers=kafka_bootstrap(self._settings),
@@ -527,30 +491,6 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
             acks="all",
             max_request_size=MESSAGE_BYTES,
         )
-
-
-def leads(leader: Progress | None, part: Partition) -> bool:
-    """Whether the leader's intent names the partition's range: it is to land with the leader's."""
-    own = part.progress.intent
-    if leader is None or leader.intent is None or own is None:
-        return False
-    spans = ((span.partition, span.start, span.end) for span in leader.intent.others)
-    return (part.where.partition, part.offset, own.end) in spans
-
-
-def _leader_of(part: Partition) -> TopicPartition:
-    intent = part.progress.intent
-    assert intent is not None, "a range that follows has an intent"
-    assert intent.led_by is not None, "which says what it follows"
-    return TopicPartition(part.where.topic, intent.led_by)
-
-
-def read(metadata: str) -> Progress | None:
-    """The progress in a commit's metadata; None where it is none of ours."""
-    try:
-        return Progress.loads(metadata)
-    except ValueError:
-        return None
 
 
 def unhurried(limits: LanderSettings, took: float, bundles: int) -> LanderSettings:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from aiokafka import ConsumerRecord, TopicPartition
 
 from mailecho.pipeline.config import LanderSettings
-from mailecho.pipeline.landing.intents import Progress
+from mailecho.pipeline.landing.intents import Intent, Progress
 from mailecho.pipeline.landing.ranges import Range
 from mailecho.pipeline.landing.start import RESUME, Refused
 
@@ -51,6 +51,13 @@ class Partition:
     def fetched(self, records: Iterable[ConsumerRecord]) -> None:
         """Take fetched records, in order."""
         self._queue.extend(records)
+
+    @property
+    def intent(self) -> Intent:
+        """The open intent, of which there must be one."""
+        intent = self.progress.intent
+        assert intent is not None, "a range is landed under an intent"
+        return intent
 
     @property
     def size(self) -> int:

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 
 from mailecho.pipeline.endpoints import kafka_bootstrap
 from mailecho.pipeline.landing.database import write_client
-from mailecho.pipeline.landing.intents import Progress
+from mailecho.pipeline.landing.intents import read
 from mailecho.pipeline.landing.migrations import INSERT_SETTINGS
 from mailecho.pipeline.landing.reconcile import Difference, counters_of, of_day, reconcile, views
 from mailecho.pipeline.members import has_members, offsets_of
@@ -98,7 +98,5 @@ async def _check(settings: Settings, group: str = topics.GROUP_LANDER) -> None:
 
 def under_way(metadata: str) -> bool:
     """Whether a partition's commit says that a range is being inserted, or nothing that can be read."""
-    try:
-        return Progress.loads(metadata).intent is not None
-    except ValueError:
-        return True
+    progress = read(metadata)
+    return progress is None or progress.intent is not None

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.errors import CommitFailedError
 from clickhouse_connect.driver.client import Client
 
@@ -232,6 +232,11 @@ def lands(client: Client, topic: str, lander: LanderProcess, end: int) -> None:
 def make_topic(bootstrap: str, name: str) -> None:
     """Create a topic of this name with one partition."""
     administrate(bootstrap, lambda admin: admin.create_topics([NewTopic(name, 1, 1)]))
+
+
+def grow(bootstrap: str, topic: str, parts: int) -> None:
+    """Give a topic so many partitions."""
+    administrate(bootstrap, lambda admin: admin.create_partitions({topic: NewPartitions(parts)}))
 
 
 def expire(bootstrap: str, topic: str, before: int, partition: int = 0) -> None:

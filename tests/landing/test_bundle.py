@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailecho.pipeline.config import LanderSettings
-from mailecho.pipeline.landing.bundle import Bundle, together
+from mailecho.pipeline.landing.bundle import Bundle, leads, together
 from mailecho.pipeline.landing.intents import METADATA_BYTES, MOST_TOGETHER, Progress, positions, to_runs, token
-from mailecho.pipeline.landing.lander import leads
 from mailecho.pipeline.landing.partition import Partition
 from tests.landing.kit import Record, emission
 

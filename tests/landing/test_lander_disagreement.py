@@ -20,6 +20,7 @@ from tests.landing.kit import (
     committed,
     emission,
     expire,
+    grow,
     lands,
     offset_landed,
     produce,
@@ -117,7 +118,7 @@ def test_landers_share_partitions_and_take_over_what_another_left(
     kafka: KafkaProcess, client: Client, topic: str, start: Start
 ) -> None:
     parts = 4
-    asyncio.run(_grow(kafka.bootstrap, topic, parts))
+    grow(kafka.bootstrap, topic, parts)
 
     def more(numbers: range) -> None:
         for part in range(parts):
@@ -142,17 +143,6 @@ def test_landers_share_partitions_and_take_over_what_another_left(
     assert first.stop() == 0, first.text()
     assert third.stop() == 0, third.text()
     assert_exact(client, topic, range(120 * parts * 5), changes=0)
-
-
-async def _grow(bootstrap: str, topic: str, parts: int) -> None:
-    from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
-
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        await admin.create_partitions({topic: NewPartitions(parts)})
-    finally:
-        await admin.close()
 
 
 def test_a_lander_that_was_frozen_wakes_up_late(kafka: KafkaProcess, client: Client, topic: str, start: Start) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import NewPartitions, NewTopic
+from aiokafka.admin import NewTopic
 from aiokafka.structs import OffsetAndMetadata
 from clickhouse_connect.driver.client import Client
 
@@ -21,6 +21,7 @@ from tests.landing.kit import (
     consume,
     emission,
     expire,
+    grow,
     offset_landed,
     produce,
     row,
@@ -39,7 +40,7 @@ Start = Callable[..., LanderProcess]
 def topic(kafka: KafkaProcess) -> str:
     """A topic of PARTS partitions."""
     name = kafka.topic()
-    administrate(kafka.bootstrap, lambda admin: admin.create_partitions({name: NewPartitions(PARTS)}))
+    grow(kafka.bootstrap, name, PARTS)
     return name
 
 
